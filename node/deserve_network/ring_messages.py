@@ -1,0 +1,124 @@
+"""What travels between the stages of one ring, stream protocol `/deserve/ring/1`.
+
+A ring has one link from each stage to the next, which carries `Step` frames with hidden states, and one link
+between head and tail, which carries `Admit` forwards and `Sampled` back. Middle stages therefore never see a
+token. Every message names ring and epoch; a message of another epoch is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from deserve_network.schema import Max, Table
+
+__all__ = ["RING", "RING_PROTOCOL", "Admit", "Chunk", "Sampled", "SampledToken", "Sampling", "Step", "TokenLogprob"]
+
+RING_PROTOCOL = "/deserve/ring/1"
+
+MAX_CONTEXT = 1 << 20
+MAX_CHUNKS = 4096
+MAX_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the tail draws the tokens of one row; -1 and empty mean "off". See `deserve_node.sampler`."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Annotated[tuple[TokenBias, ...], Max(1024)] = ()
+    seed: int = 0
+    logprobs: int = -1
+    """-1: none; n >= 0: the drawn token's logprob and those of the n most likely."""
+    prompt_logprobs: int = -1
+    """The same for every prompt token but the first (`echo`)."""
+    min_tokens: int = 0
+    stop_token_ids: Annotated[tuple[int, ...], Max(64)] = ()
+    """End-of-sequence ids, suppressed until `min_tokens` are generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBias:
+    token: int
+    bias: float
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Head to tail, before the first chunk of a sequence: what the sampler must know about it."""
+
+    ring: str
+    epoch: int
+    sequence: int
+    """Never reused within a ring's epoch."""
+    sampling: Sampling
+    prompt: Annotated[tuple[int, ...], Max(MAX_CONTEXT)]
+    generated: Annotated[tuple[int, ...], Max(MAX_CONTEXT)] = ()
+    """Tokens already drawn in an earlier life of the row (preemption, repair): replayed, not drawn again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """`count` consecutive tokens of a sequence from position `start`, in packed order within the step."""
+
+    sequence: int
+    start: int
+    count: int
+    wanted: int
+    """How many of the last positions need logits: 0 inside a prompt, 1 to draw a token, `count` to score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One trip of one microbatch. Its payload is the hidden states [tokens, hidden] in `dtype`, row-major."""
+
+    ring: str
+    epoch: int
+    step: int
+    microbatch: int
+    released: Annotated[tuple[int, ...], Max(MAX_CHUNKS)]
+    """Sequences whose pages are freed before this step."""
+    chunks: Annotated[tuple[Chunk, ...], Max(MAX_CHUNKS)]
+    codec: Annotated[str, Max(32)]
+    dtype: Annotated[str, Max(16)]
+    tokens: int
+    hidden: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """A drawn token, or (inside a prompt that is scored) a given one."""
+
+    sequence: int
+    position: int
+    """Of this token in the sequence: the first generated token is at len(prompt)."""
+    token: int
+    logprob: float | None = None
+    top: Annotated[tuple[TokenLogprob, ...], Max(MAX_TOP_LOGPROBS)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Tail to head: what step `step` produced."""
+
+    ring: str
+    epoch: int
+    step: int
+    microbatch: int
+    drawn: Annotated[tuple[SampledToken, ...], Max(MAX_CHUNKS)]
+    scored: Annotated[tuple[SampledToken, ...], Max(1 << 16)] = ()
+
+
+RING = Table("ring", {1: Step, 2: Admit, 3: Sampled}, max_bytes=8 << 20)
