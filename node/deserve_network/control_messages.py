@@ -119,6 +119,8 @@ class KvPool:
 
     window: int
     """Tokens a layer of this group looks back; 0 means all."""
+    chunk: int
+    """Tokens of one attention chunk (Llama 4); 0 means none."""
     pages: int
 
 
@@ -131,8 +133,14 @@ class StageReady:
     stage: int
     page_tokens: int
     pools: Annotated[tuple[KvPool, ...], Max(64)]
-    step_time_s: float
-    """One step of 64 decode tokens over this stage's layers, measured after loading."""
+    step_time_16_s: float
+    step_time_64_s: float
+    """One step of 16 and of 64 decode tokens over this stage, measured after loading."""
+    machine: Annotated[str, Max(64)]
+    """Equal for stages that share processor cores; see `cores`."""
+    cores: int
+    threads: int
+    """Cores of the machine, and how many of them this stage computes with."""
 
 
 @dataclass(frozen=True, slots=True)
