@@ -136,6 +136,8 @@ class StageReady:
     step_time_16_s: float
     step_time_64_s: float
     """One step of 16 and of 64 decode tokens over this stage, measured after loading."""
+    next_rtt_s: float
+    """Round trip to the next stage, at the tail to the head; 0 in a ring of one."""
     machine: Annotated[str, Max(64)]
     """Equal for stages that share processor cores; see `cores`."""
     cores: int
