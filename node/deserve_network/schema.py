@@ -17,13 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
+
+from deserve_network.errors import SchemaError
 
 __all__ = ["Max", "SchemaError", "Table"]
-
-
-class SchemaError(ValueError):
-    """Bytes or a value do not form the message they claim to be; the text names message and field."""
 
 
 @dataclass(frozen=True)

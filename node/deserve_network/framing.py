@@ -1,0 +1,110 @@
+"""Frames: a fixed preamble, a msgpack header, a raw payload.
+
+    offset  size  field
+    0       2     magic "DS"
+    2       1     version, 1
+    3       1     kind (`Kind`)
+    4       4     header length, bytes
+    8       4     payload length, bytes
+    12      8     sequence number of this frame, from 1; 0 where the kind has none
+    20      8     received: highest sequence number that the sender of this frame has received in order
+    28      8     consumed: highest sequence number that the sender's owner has taken
+
+Integers are big-endian. Lengths are checked before a byte is allocated for them. Payloads (tensors) are written from
+the caller's buffers and never pass through msgpack. What the numbers mean for delivery is in `link_state`.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deserve_network.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from deserve_network.stream import Buffer, Stream
+
+__all__ = ["PREAMBLE_BYTES", "Kind", "Limits", "Preamble", "byte_views", "read_frame"]
+
+MAGIC = b"DS"
+VERSION = 1
+_LAYOUT = struct.Struct(">2sBBIIQQQ")
+PREAMBLE_BYTES = _LAYOUT.size
+
+
+class Kind(enum.IntEnum):
+    DATA = 1
+    """A message of the protocol's table, with a payload on links."""
+    PING = 2
+    """Answered by a PONG with the same sequence number; no header, no payload."""
+    PONG = 3
+    ACK = 4
+    """Carries `received` and `consumed` only."""
+    OPEN = 5
+    """Handshake of a link, a message of `LINK`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one frame may declare, in bytes."""
+
+    header_bytes: int
+    payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preamble:
+    kind: Kind
+    header_bytes: int = 0
+    payload_bytes: int = 0
+    sequence: int = 0
+    received: int = 0
+    consumed: int = 0
+
+    def encode(self) -> bytes:
+        return _LAYOUT.pack(
+            MAGIC,
+            VERSION,
+            self.kind,
+            self.header_bytes,
+            self.payload_bytes,
+            self.sequence,
+            self.received,
+            self.consumed,
+        )
+
+    @classmethod
+    def decode(cls, data: bytes, limits: Limits) -> Preamble:
+        """Raises `ProtocolError` for another magic, version or kind, and for a length over `limits`."""
+        magic, version, kind, header, payload, sequence, received, consumed = _LAYOUT.unpack(data)
+        if magic != MAGIC:
+            raise ProtocolError(f"not a frame: starts with {magic!r}")
+        if version != VERSION:
+            raise ProtocolError(f"frame version {version}, expected {VERSION}")
+        try:
+            kind = Kind(kind)
+        except ValueError:
+            raise ProtocolError(f"unknown frame kind {kind}") from None
+        if header > limits.header_bytes:
+            raise ProtocolError(f"header of {header} bytes, at most {limits.header_bytes}")
+        if payload > limits.payload_bytes:
+            raise ProtocolError(f"payload of {payload} bytes, at most {limits.payload_bytes}")
+        if kind not in (Kind.DATA, Kind.OPEN) and (header or payload):
+            raise ProtocolError(f"{kind.name} frame with {header + payload} bytes of content")
+        return cls(kind, header, payload, sequence, received, consumed)
+
+
+async def read_frame(stream: Stream, limits: Limits) -> tuple[Preamble, bytes, bytes]:
+    """The next frame's preamble, header and payload. Raises `ProtocolError` and `StreamClosed`."""
+    preamble = Preamble.decode(await stream.read_exactly(PREAMBLE_BYTES), limits)
+    header = await stream.read_exactly(preamble.header_bytes) if preamble.header_bytes else b""
+    payload = await stream.read_exactly(preamble.payload_bytes) if preamble.payload_bytes else b""
+    return preamble, header, payload
+
+
+def byte_views(buffers: Sequence[Buffer]) -> list[memoryview]:
+    """Flat byte views of contiguous buffers, uncopied; empty ones dropped. Raises `TypeError` where not contiguous."""
+    return [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
