@@ -1,0 +1,120 @@
+"""Loading a layer range: check the model, build it without memory, read its tensors, and probe what it needs.
+
+Only the tensors of the range are read, one at a time. Whatever cannot be served is refused with the reason: first
+from the configuration, then by running one token through the layers and looking at what they ask attention for.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import transformers
+from deserve_models import ModelError, ModelFiles, ModelNotServable
+from deserve_models.serving import check_servable
+
+from deserve_node.errors import ShardError, UnsupportedModel
+from deserve_node.shard.attention import PROBE, SERVE, AttentionSlot, register
+from deserve_node.shard.cut import Boundary, cut_class, decoder, layer_list
+from deserve_node.shard.shard import Shard
+from deserve_node.shard.tensors import lazy_state_dict
+
+__all__ = ["load_shard"]
+
+
+def load_shard(files: ModelFiles, first: int, last: int, *, dtype: torch.dtype, device: torch.device) -> Shard:
+    """Load layers [first, last) of `files` as `dtype` onto `device`.
+
+    Peak memory is the range's own tensors plus one of them. Blocks on the disk, and for a Hub model on the network.
+    Raises `UnsupportedModel` for what a ring cannot serve, `ShardError` for a bad range, a missing or truncated
+    tensor.
+    """
+    config, original = _architecture(files)
+    num_layers = config.get_text_config().num_hidden_layers
+    if not 0 <= first < last <= num_layers:
+        raise ShardError(f"{files.id}: layers [{first}, {last}) are not within the model's [0, {num_layers})")
+    try:
+        entries = files.fetch_layers(first, last, num_layers)
+    except ModelError as error:
+        raise ShardError(str(error)) from error
+    boundary = Boundary()
+    model = _load(original, config, first, last, boundary, lazy_state_dict(entries, dtype), dtype, device)
+    slot = AttentionSlot()
+    layers = layer_list(decoder(model))
+    slot.claim({index: layers[index] for index in range(first, last)})
+    _probe(model, first, last, slot, boundary)
+    return Shard(model, first, last, slot, boundary)
+
+
+def _architecture(files: ModelFiles) -> tuple[Any, type[Any]]:
+    try:
+        raw = files.config()
+        check_servable(raw)
+    except ModelNotServable as error:
+        raise UnsupportedModel(str(error)) from error
+    except ModelError as error:
+        raise ShardError(str(error)) from error
+    model_type = raw.get("model_type", "")
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise UnsupportedModel(
+            f"{files.id}: transformers {transformers.__version__} has no architecture {model_type!r}"
+        )
+    config = transformers.CONFIG_MAPPING[model_type].from_dict(raw)
+    text = config.get_text_config()
+    original = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
+    if original is None:
+        raise UnsupportedModel(f"{files.id}: {model_type} has no causal language model in transformers")
+    return text, original
+
+
+def _load(
+    original: type[Any],
+    config: Any,
+    first: int,
+    last: int,
+    boundary: Boundary,
+    state_dict: dict[str, Any],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Any:
+    register()
+    # transformers otherwise reads ahead on threads, and holds the experts of all layers before it fuses the first.
+    os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
+    transformers.utils.logging.disable_progress_bar()
+    model, report = cut_class(original, first, last, boundary).from_pretrained(
+        None,
+        config=config,
+        state_dict=state_dict,
+        dtype=dtype,
+        device_map=None if device.type == "cpu" else {"": device},
+        attn_implementation=SERVE,
+        output_loading_info=True,
+    )
+    for problem in ("missing_keys", "mismatched_keys", "error_msgs", "conversion_errors"):
+        if report.get(problem):
+            names = sorted(map(str, report[problem]))
+            raise ShardError(f"layers [{first}, {last}): {problem.replace('_', ' ')}: {', '.join(names[:4])}")
+    return model.requires_grad_(False)
+
+
+@torch.inference_mode()
+def _probe(model: Any, first: int, last: int, slot: AttentionSlot, boundary: Boundary) -> None:
+    config = model.config.get_text_config()
+    config._attn_implementation = PROBE
+    try:
+        token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+        kwargs: dict[str, Any] = {"input_ids": token}
+        if first > 0:
+            hidden = torch.zeros(1, 1, config.hidden_size, dtype=model.dtype, device=model.device)
+            boundary.entering = hidden
+            kwargs = {"inputs_embeds": hidden}
+        model(position_ids=token, use_cache=False, **kwargs)
+    finally:
+        config._attn_implementation = SERVE
+        boundary.entering = boundary.leaving = None
+    for layer in range(first, last):
+        if layer not in slot.probed:
+            raise UnsupportedModel(
+                f"{type(model).__name__}: layer {layer} does not attend through transformers' interface"
+            )

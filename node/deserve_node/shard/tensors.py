@@ -1,0 +1,90 @@
+"""Tensors of a checkpoint that are read only when transformers asks for them, and straight into place.
+
+Not memory-mapped on purpose: mapped pages of the file and their converted copy would both count as this process's
+memory, and loading bfloat16 as float32 would need 1.5 times the stage's tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import EllipsisType
+
+import torch
+from deserve_models.safetensors_header import TensorEntry
+from torch import Tensor
+
+from deserve_node.errors import ShardError
+
+__all__ = ["LazyTensor", "lazy_state_dict"]
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_PIECE_ELEMENTS = 1 << 21
+
+
+class LazyTensor:
+    """Reads itself when indexed with `...`, which is how transformers materialises a slice of a safetensors file."""
+
+    __slots__ = ("_dtype", "_entry", "_widen")
+
+    def __init__(self, entry: TensorEntry, dtype: torch.dtype) -> None:
+        if entry.dtype not in _DTYPES:
+            raise ShardError(
+                f"{entry.file}: tensor {entry.name}: {entry.dtype} is not supported; use a float checkpoint"
+            )
+        self._entry = entry
+        self._dtype = _DTYPES[entry.dtype]
+        # Widening is exact, so it can happen piece by piece while reading. Narrowing must not: transformers keeps
+        # some tensors wider than `dtype` and decides so only after reading.
+        self._widen = dtype if self._dtype.is_floating_point and dtype.itemsize > self._dtype.itemsize else None
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(self._entry.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype
+
+    def __getitem__(self, key: EllipsisType) -> Tensor:
+        """The whole tensor on the CPU, in the file's type or wider. Raises `ShardError` for a file cut short."""
+        if key is not ...:
+            raise TypeError("a LazyTensor is read as a whole")
+        entry = self._entry
+        target = torch.empty(entry.elements, dtype=self._widen or self._dtype)
+        with entry.file.open("rb", buffering=0) as stream:
+            stream.seek(entry.offset)
+            if self._widen is None:
+                self._fill(stream, target)
+            else:
+                piece = torch.empty(min(_PIECE_ELEMENTS, entry.elements), dtype=self._dtype)
+                for start in range(0, entry.elements, _PIECE_ELEMENTS):
+                    part = piece[: min(_PIECE_ELEMENTS, entry.elements - start)]
+                    self._fill(stream, part)
+                    target[start : start + len(part)] = part
+        return target.view(entry.shape)
+
+    def _fill(self, stream: object, target: Tensor) -> None:
+        view = memoryview(target.view(torch.uint8).numpy()).cast("B")
+        while view:
+            count = stream.readinto(view)  # type: ignore[attr-defined]
+            if not count:
+                raise ShardError(
+                    f"{self._entry.file}: tensor {self._entry.name}: the file ends {len(view)} bytes early"
+                )
+            view = view[count:]
+
+
+def lazy_state_dict(entries: Mapping[str, TensorEntry], dtype: torch.dtype) -> dict[str, LazyTensor]:
+    """A state dict for `from_pretrained` that costs nothing until it is read."""
+    return {name: LazyTensor(entry, dtype) for name, entry in entries.items()}
