@@ -1,0 +1,13 @@
+"""Tensor in, tensor out: attention over pages of keys and values, writes into those pages, and sampling noise.
+
+Each operation has a plain torch reference (`reference`), a C++ kernel for the CPU that the user's own compiler builds
+once (`build`), and where it pays a Triton kernel for CUDA. The operations here choose by the tensors' device; they know
+nothing of models, sequences' lives or schedulers.
+"""
+
+from deserve_kernels.attention import paged_attention
+from deserve_kernels.errors import KernelError
+from deserve_kernels.noise import gumbel
+from deserve_kernels.pages import write_kv
+
+__all__ = ["KernelError", "gumbel", "paged_attention", "write_kv"]
