@@ -1,0 +1,72 @@
+"""What a testnet is made of: one frozen object that the commands fill from their flags and tests build directly."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from deserve_testnet.errors import UsageError
+
+__all__ = ["TestnetConfig", "Wan"]
+
+Wan = Literal["inline", "netns"]
+
+_MEMORY_SHARE = 0.5
+_MAX_NODE_MEMORY = 8 << 30
+
+
+@dataclass(frozen=True)
+class TestnetConfig:
+    """Raises UsageError, naming the flag, for what cannot be a testnet."""
+
+    __test__ = False
+
+    model: str = "demo"
+    """"demo", a directory in Hugging Face layout, a GGUF file or a Hub id."""
+    nodes: int = 4
+    rings: int = 1
+    latency_ms: float = 0.0
+    """One way, on every link."""
+    jitter_ms: float = 0.0
+    mbit: float = 0.0
+    """Bandwidth of a link (inline) or of a node's up- and downlink (netns); 0 is unlimited."""
+    wan: Wan = "inline"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    memory: str = ""
+    """What each node lends, like "2GiB"; empty divides half of this machine's memory."""
+    threads: int = 0
+    """Of each node; 0 divides the cores."""
+    device: str = "auto"
+    directory: Path | None = None
+    """Where data and logs of every process are kept; None: a temporary directory, removed at the end."""
+    spare_members: int = 0
+    """Network namespaces beyond those of the first nodes, for nodes that join later (netns only)."""
+    start_deadline_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1:
+            raise UsageError(f"--nodes: at least 1, not {self.nodes}")
+        if self.rings < 1 or self.nodes % self.rings:
+            raise UsageError(f"--rings: {self.nodes} nodes cannot be cut into {self.rings} rings of equal size")
+        for flag, value in (("latency-ms", self.latency_ms), ("jitter-ms", self.jitter_ms), ("mbit", self.mbit)):
+            if not 0 <= value < 1e6:
+                raise UsageError(f"--{flag}: cannot be {value}")
+
+    @property
+    def node_threads(self) -> int:
+        return self.threads or max(1, _cores() // self.nodes)
+
+    @property
+    def node_memory(self) -> str:
+        if self.memory:
+            return self.memory
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return str(min(_MAX_NODE_MEMORY, int(machine * _MEMORY_SHARE) // self.nodes))
+
+
+def _cores() -> int:
+    """Those this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

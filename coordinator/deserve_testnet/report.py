@@ -1,0 +1,71 @@
+"""The figures of one run: sampled from the network while rows are active, and put into the object that is printed.
+
+Knows no process or socket; `run` feeds it. The fields of `RunReport` are fixed, because other tools read them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Load", "RunReport", "StageLoad"]
+
+
+@dataclass(frozen=True)
+class StageLoad:
+    node: str
+    layers: tuple[int, int]
+    """[first, last)"""
+    busy_fraction: float
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """`elapsed_s` goes from the creation of the batch to its last row; `setup_s` is what came before."""
+
+    rows: int
+    completed: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    elapsed_s: float
+    tokens_per_s: float
+    """Completion tokens over `elapsed_s`."""
+    stages: tuple[StageLoad, ...]
+    microbatches: int
+    """In flight at once in a ring, at most."""
+    rows_per_microbatch: int
+    setup_s: float
+    output: str
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+class Load:
+    """What the network's views during a run say about its stages."""
+
+    def __init__(self) -> None:
+        self.microbatches = 0
+        self.rows_per_microbatch = 0
+        self._busy: dict[tuple[str, tuple[int, int]], list[float]] = {}
+
+    def add(self, view: dict[str, Any]) -> None:
+        """Take one `GET /v1/network` object into account; rings without rows say nothing about load."""
+        for ring in view["rings"]:
+            self.microbatches = max(self.microbatches, ring["microbatches"])
+            self.rows_per_microbatch = max(self.rows_per_microbatch, ring["rows_per_microbatch"])
+            for stage in ring["stages"]:
+                first, last = stage["layers"]
+                samples = self._busy.setdefault((stage["node"], (first, last)), [])
+                if ring["rows_active"]:
+                    samples.append(stage["busy_fraction"])
+
+    @property
+    def stages(self) -> tuple[StageLoad, ...]:
+        """Every stage seen, ring by ring in the order of its layers, with its mean load."""
+        return tuple(
+            StageLoad(node, layers, round(sum(samples) / len(samples), 4) if samples else 0.0)
+            for (node, layers), samples in self._busy.items()
+        )
