@@ -1,7 +1,7 @@
 """Where model files come from: a directory, a Hub id, a GGUF file or "demo". Digests and inspection; no torch."""
 
-from deserve_models.errors import ModelError, ModelFileError, ModelNotFound, ModelNotServable
+from deserve_models.errors import ModelError, ModelFileError, ModelNotFoundError, UnservableModelError
 from deserve_models.files import ModelFiles
 from deserve_models.source import resolve
 
-__all__ = ["ModelError", "ModelFileError", "ModelFiles", "ModelNotFound", "ModelNotServable", "resolve"]
+__all__ = ["ModelError", "ModelFileError", "ModelFiles", "ModelNotFoundError", "UnservableModelError", "resolve"]

@@ -1,21 +1,21 @@
 """Errors of this package. Every text names the file or id at fault and says what is wrong with it.
 
 ModelError
-├── ModelNotFound      no such directory, file, Hub repository or package
-├── ModelFileError     a file is there but truncated, foreign, unsafe or inconsistent
-└── ModelNotServable   a sound model that a ring cannot serve
+├── ModelNotFoundError    no such directory, file, Hub repository or package
+├── ModelFileError        a file is there but truncated, foreign, unsafe or inconsistent
+└── UnservableModelError  a sound model that a ring cannot serve
 """
 
 from __future__ import annotations
 
-__all__ = ["ModelError", "ModelFileError", "ModelNotFound", "ModelNotServable"]
+__all__ = ["ModelError", "ModelFileError", "ModelNotFoundError", "UnservableModelError"]
 
 
 class ModelError(Exception):
     """Root of everything this package raises on purpose."""
 
 
-class ModelNotFound(ModelError):
+class ModelNotFoundError(ModelError):
     """Nothing under this id; the text says where it was looked for or how to install it."""
 
 
@@ -23,5 +23,5 @@ class ModelFileError(ModelError):
     """A file of the model cannot be used; the text names file and reason."""
 
 
-class ModelNotServable(ModelError):
+class UnservableModelError(ModelError):
     """The architecture or the checkpoint's form has no place in a ring; the text says why."""

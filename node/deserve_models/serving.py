@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deserve_models.errors import ModelNotServable
+from deserve_models.errors import UnservableModelError
 from deserve_models.files import text_config
 
 __all__ = ["check_servable"]
@@ -18,11 +18,11 @@ _SERVED_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention
 
 
 def check_servable(config: dict[str, Any]) -> None:
-    """Raises `ModelNotServable` with the reason, naming the key of config.json that shows it."""
+    """Raises `UnservableModelError` with the reason, naming the key of config.json that shows it."""
     text = text_config(config)
     model_type = config.get("model_type", "unknown")
     for reason in _reasons(config, text):
-        raise ModelNotServable(f"{model_type}: {reason}")
+        raise UnservableModelError(f"{model_type}: {reason}")
 
 
 def _reasons(config: dict[str, Any], text: dict[str, Any]) -> list[str]:

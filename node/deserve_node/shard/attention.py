@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from deserve_node.errors import UnsupportedModel
+from deserve_node.errors import UnsupportedModelError
 
 __all__ = ["PROBE", "SERVE", "Attend", "AttentionSlot", "KvLayer", "Reach", "register"]
 
@@ -130,15 +130,15 @@ def _probe(
 ) -> tuple[Tensor, None]:
     where = getattr(module, _SLOT, None)
     if where is None:
-        raise UnsupportedModel(f"{type(module).__name__}: attention outside the decoder layers")
+        raise UnsupportedModelError(f"{type(module).__name__}: attention outside the decoder layers")
     slot, layer = where
     strange = [n for n, v in kwargs.items() if n not in _UNDERSTOOD | _IRRELEVANT and v is not None]
     if strange:
-        raise UnsupportedModel(f"layer {layer}: {type(module).__name__} passes {strange[0]!r} to attention")
+        raise UnsupportedModelError(f"layer {layer}: {type(module).__name__} passes {strange[0]!r} to attention")
     if layer in slot.probed:
-        raise UnsupportedModel(f"layer {layer}: attends more than once")
+        raise UnsupportedModelError(f"layer {layer}: attends more than once")
     if not isinstance(attention_mask, Reach):
-        raise UnsupportedModel(f"layer {layer}: {type(module).__name__} does not use a causal mask of transformers")
+        raise UnsupportedModelError(f"layer {layer}: {type(module).__name__} has no causal mask of transformers")
     slot.probed[layer] = KvLayer(
         layer=layer,
         kv_heads=key.shape[1],
@@ -167,4 +167,4 @@ def _probe_mask(*, mask_function: Callable[..., Any], local_size: int | None = N
             expected = expected & (key >= query // reach.chunk * reach.chunk)
         if torch.equal(seen, expected):
             return reach
-    raise UnsupportedModel("the attention mask is neither causal, nor a sliding window, nor a chunk")
+    raise UnsupportedModelError("the attention mask is neither causal, nor a sliding window, nor a chunk")

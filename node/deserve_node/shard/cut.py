@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from deserve_models.layers import is_embedding, is_token_embedding
 from torch import Tensor, nn
 
-from deserve_node.errors import UnsupportedModel
+from deserve_models.layers import is_embedding, is_token_embedding
+from deserve_node.errors import UnsupportedModelError
 
 __all__ = ["Boundary", "cut_class", "decoder", "layer_list"]
 
@@ -84,14 +84,14 @@ class _Identity(nn.Module):
 
 
 def decoder(model: nn.Module) -> nn.Module:
-    """The module that owns the list of decoder layers. Raises `UnsupportedModel` where there is no such list."""
+    """The module that owns the list of decoder layers. Raises `UnsupportedModelError` where there is no such list."""
     num_layers = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr, operator]
     for module in model.modules():
         for name in _LAYER_LISTS:
             layers = getattr(module, name, None)
             if isinstance(layers, nn.ModuleList) and len(layers) == num_layers:
                 return module
-    raise UnsupportedModel(f"{type(model).__name__}: no list of {num_layers} decoder layers")
+    raise UnsupportedModelError(f"{type(model).__name__}: no list of {num_layers} decoder layers")
 
 
 def layer_list(owner: nn.Module) -> nn.ModuleList:
@@ -99,7 +99,7 @@ def layer_list(owner: nn.Module) -> nn.ModuleList:
         layers = getattr(owner, name, None)
         if isinstance(layers, nn.ModuleList):
             return layers
-    raise UnsupportedModel(f"{type(owner).__name__}: no list of decoder layers")
+    raise UnsupportedModelError(f"{type(owner).__name__}: no list of decoder layers")
 
 
 def cut_class(original: type[Any], first: int, last: int, boundary: Boundary) -> type[Any]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import transformers
-from deserve_models import ModelError, ModelFiles, ModelNotServable
-from deserve_models.serving import check_servable
 
-from deserve_node.errors import ShardError, UnsupportedModel
+from deserve_models import ModelError, ModelFiles, UnservableModelError
+from deserve_models.serving import check_servable
+from deserve_node.errors import ShardError, UnsupportedModelError
 from deserve_node.shard.attention import PROBE, SERVE, AttentionSlot, register
 from deserve_node.shard.cut import Boundary, cut_class, decoder, layer_list
 from deserve_node.shard.shard import Shard
@@ -27,7 +27,7 @@ def load_shard(files: ModelFiles, first: int, last: int, *, dtype: torch.dtype, 
     """Load layers [first, last) of `files` as `dtype` onto `device`.
 
     Peak memory is the range's own tensors plus one of them. Blocks on the disk, and for a Hub model on the network.
-    Raises `UnsupportedModel` for what a ring cannot serve, `ShardError` for a bad range, a missing or truncated
+    Raises `UnsupportedModelError` for what a ring cannot serve, `ShardError` for a bad range, a missing or truncated
     tensor.
     """
     config, original = _architecture(files)
@@ -51,20 +51,20 @@ def _architecture(files: ModelFiles) -> tuple[Any, type[Any]]:
     try:
         raw = files.config()
         check_servable(raw)
-    except ModelNotServable as error:
-        raise UnsupportedModel(str(error)) from error
+    except UnservableModelError as error:
+        raise UnsupportedModelError(str(error)) from error
     except ModelError as error:
         raise ShardError(str(error)) from error
     model_type = raw.get("model_type", "")
     if model_type not in transformers.CONFIG_MAPPING:
-        raise UnsupportedModel(
+        raise UnsupportedModelError(
             f"{files.id}: transformers {transformers.__version__} has no architecture {model_type!r}"
         )
     config = transformers.CONFIG_MAPPING[model_type].from_dict(raw)
     text = config.get_text_config()
     original = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
     if original is None:
-        raise UnsupportedModel(f"{files.id}: {model_type} has no causal language model in transformers")
+        raise UnsupportedModelError(f"{files.id}: {model_type} has no causal language model in transformers")
     return text, original
 
 
@@ -115,6 +115,6 @@ def _probe(model: Any, first: int, last: int, slot: AttentionSlot, boundary: Bou
         boundary.entering = boundary.leaving = None
     for layer in range(first, last):
         if layer not in slot.probed:
-            raise UnsupportedModel(
+            raise UnsupportedModelError(
                 f"{type(model).__name__}: layer {layer} does not attend through transformers' interface"
             )

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from types import EllipsisType
 
 import torch
-from deserve_models.safetensors_header import TensorEntry
 from torch import Tensor
 
+from deserve_models.safetensors_header import TensorEntry
 from deserve_node.errors import ShardError
 
 __all__ = ["LazyTensor", "lazy_state_dict"]
