@@ -9,8 +9,16 @@ Further exit codes: 0 ok, 3 some rows of a batch have failed, 130 interrupted.
 
 from __future__ import annotations
 
-__all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_NETWORK", "EXIT_PARTIAL", "EXIT_USAGE"]
-__all__ += ["ClientError", "InputError", "UnreachableError"]
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_INTERRUPTED",
+    "EXIT_NETWORK",
+    "EXIT_PARTIAL",
+    "EXIT_USAGE",
+    "ClientError",
+    "InputError",
+    "UnreachableError",
+]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

@@ -24,6 +24,15 @@ CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length",
 COMPLETION_TOKENS = 16
 """OpenAI's default of max_tokens at /v1/completions."""
 
+_DATE = {"%d": "26", "%m": "07", "%b": "Jul", "%B": "July", "%Y": "2024", "%y": "24", "%A": "Friday", "%a": "Fri"}
+_TIME = {"%H": "00", "%M": "00", "%S": "00"}
+FIXED_DATE = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f" | replace('{directive}', '{value}')" for directive, value in (_DATE | _TIME).items())
+    + " }}{%- endmacro %}"
+)
+"""Put before a chat template, it shadows the function that tells today's date. The day is Llama 3's own default."""
+
 
 class TextModel:
     """Context length, vocabulary size, end-of-sequence ids, and the tokenizer if there is one.
@@ -136,27 +145,23 @@ class TextModel:
         tokenizer = self._tokenizer
         if tokenizer is None:
             raise RequestError("messages", "model has no tokenizer: send token ids to /v1/completions", "no_tokenizer")
-        template = tokenizer.chat_template
-        if not template:
+        if not tokenizer.chat_template:
             raise RequestError("messages", "model has no chat template: use /v1/completions", "no_chat_template")
         from jinja2 import TemplateError
 
+        template = tokenizer.get_chat_template()
         # "developer" is OpenAI's newer word for "system"; few templates know it.
-        renamed = {} if "developer" in str(template) else {"developer": "system"}
+        renamed = {} if "developer" in template else {"developer": "system"}
+        if "strftime_now" in template:
+            template = FIXED_DATE + template
         turns = [{"role": renamed.get(m.role, m.role), "content": m.content} for m in messages]
         try:
             text = tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, strftime_now=_fixed_date
+                turns, chat_template=template, tokenize=False, add_generation_prompt=True
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise RequestError("messages", f"the model's chat template refuses them: {error}"[:512]) from error
         return str(text)
-
-
-def _fixed_date(pattern: str) -> str:
-    import datetime
-
-    return datetime.date(2024, 7, 26).strftime(pattern)
 
 
 def _ids(value: object) -> set[int]:
