@@ -2,6 +2,16 @@
 
 from deserve_models.errors import ModelError, ModelFileError, ModelNotFoundError, UnservableModelError
 from deserve_models.files import ModelFiles
+from deserve_models.inspection import ModelSummary, inspect
 from deserve_models.source import resolve
 
-__all__ = ["ModelError", "ModelFileError", "ModelFiles", "ModelNotFoundError", "UnservableModelError", "resolve"]
+__all__ = [
+    "ModelError",
+    "ModelFileError",
+    "ModelFiles",
+    "ModelNotFoundError",
+    "ModelSummary",
+    "UnservableModelError",
+    "inspect",
+    "resolve",
+]
