@@ -1,11 +1,13 @@
 """Causal attention of packed ragged queries over paged keys and values.
 
-Checks the arguments and chooses the kernel: C++ on the CPU, Triton on CUDA, the torch reference where neither is. The
-C++ kernel has one reduction order per query, so that a query's bits are the same in a prefill, a chunk or a decode and in
-any batch, on any number of threads.
+Checks the arguments and chooses the kernel: C++ on the CPU, Triton on CUDA, the torch reference where neither is.
+The C++ kernel has one reduction order per query, so that a query's bits are the same in a prefill, a chunk or a decode
+and in any batch, on any number of threads.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -40,14 +42,14 @@ def paged_attention(
     where it is freed, which is never read; query_start int32 [S + 1], the first packed query of each sequence;
     context int32 [S], tokens of the sequence in the pages after this step. Query j of sequence s has position
     `context[s] - count[s] + j` and attends to every position up to its own, from `position - window + 1` on where
-    `window` is set, and within its aligned stretch of `chunk` tokens where `chunk` is set. `softcap` c > 0 turns a score
-    x into c * tanh(x / c) (Gemma 2). sinks [H] is an extra score per head without a value (gpt-oss). Rows after
+    `window` is set, and within its aligned stretch of `chunk` tokens where `chunk` is set. `softcap` c > 0 turns a
+    score x into c * tanh(x / c) (Gemma 2). sinks [H] is an extra score per head without a value (gpt-oss). Rows after
     `query_start[S]` are padding and come back as zeros.
 
     Raises `ArgumentError` for arguments that do not fit and, on the CPU, for a needed page that is not in the pool.
     """
     _check(queries, key_pages, value_pages, page_table, query_start, context, sinks)
-    attend = reference.paged_attention
+    attend: Callable[..., Tensor] = reference.paged_attention
     if queries.device.type == "cpu" and native_library() is not None:
         attend = _native
     return attend(

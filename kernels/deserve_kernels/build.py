@@ -1,7 +1,7 @@
 """Compiles the C++ kernels with the user's compiler into the user's cache: `python -m deserve_kernels.build`.
 
-The shared object has a plain C interface, so that neither Python's nor torch's headers are needed. Its name is a hash of
-sources, flags, compiler and processor; processes that start together wait for the one that compiles. It is linked
+The shared object has a plain C interface, so that neither Python's nor torch's headers are needed. Its name is a hash
+of sources, flags, compiler and processor; processes that start together wait for the one that compiles. It is linked
 against the OpenMP runtime that torch has loaded: a second one would bring a second pool of threads.
 """
 

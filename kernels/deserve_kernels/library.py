@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import warnings
+from typing import Any
 
 from deserve_kernels.build import build
 from deserve_kernels.errors import BuildError
@@ -17,7 +18,7 @@ __all__ = ["native_library"]
 
 _ADDRESS, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 
-_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
+_SIGNATURES: dict[str, tuple[type[ctypes.c_int] | None, list[Any]]] = {
     "deserve_paged_attention": (
         _INT,
         [_ADDRESS, _LONG, _LONG, _ADDRESS, _ADDRESS, _INT] + [_ADDRESS] * 5 + [_LONG] * 10 + [_FLOAT, _FLOAT, _INT],
