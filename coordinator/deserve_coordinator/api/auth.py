@@ -1,0 +1,58 @@
+"""The API key: made on the first start, compared in constant time, asked for under /v1 only."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from deserve_coordinator.api.problems import Handler, Problem
+from deserve_coordinator.errors import ConfigurationError
+
+__all__ = ["key_middleware", "load_or_create_key", "read_secret"]
+
+
+def read_secret(path: Path) -> str:
+    """One line of printable text. Raises `ConfigurationError` naming the file."""
+    try:
+        secret = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    if not secret or not secret.isprintable() or not secret.isascii() or len(secret) > 256:
+        raise ConfigurationError(f"{path}: expected one line of 1 to 256 printable ASCII characters")
+    return secret
+
+
+def load_or_create_key(path: Path) -> str:
+    """The key in `path`; where there is none, a new random one is written with mode 0600."""
+    if path.exists():
+        return read_secret(path)
+    key = f"sk-deserve-{secrets.token_urlsafe(32)}"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key + "\n")
+    return key
+
+
+def key_middleware(key: str) -> Middleware:
+    """Refuse requests under /v1 that do not carry `Authorization: Bearer <key>`."""
+    expected = hashlib.sha256(key.encode()).digest()
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith("/v1"):
+            scheme, _, offered = request.headers.get("Authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not offered:
+                raise Problem(401, "send the API key as `Authorization: Bearer KEY`", code="missing_api_key")
+            # Digests of equal length: the comparison tells nothing about the length of the key either.
+            given = hashlib.sha256(offered.strip().encode(errors="surrogateescape")).digest()
+            if not hmac.compare_digest(given, expected):
+                raise Problem(401, "incorrect API key", code="invalid_api_key")
+        return await handler(request)
+
+    return check

@@ -1,0 +1,73 @@
+"""Between the store's rows and the control protocol's: what a lease says, and what of a report is believed.
+
+Checks everything about a report that needs no database; whether its fence still counts is for the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from deserve_coordinator.errors import ProtocolViolation
+from deserve_coordinator.store.records import FinishedRow, LeasedRecord, LeaseRecord, ReturnedRow
+from deserve_network.control_messages import Lease, LeasedRow, RowLog, RowResult
+from deserve_network.schema import Table
+
+__all__ = ["finished_rows", "lease_message", "returned_rows", "row_seed"]
+
+_LOG = Table("row log", {1: RowLog}, max_bytes=32 << 20)
+
+
+def row_seed(batch_id: str, ordinal: int) -> int:
+    """The seed of a row that names none, 0 <= seed < 2^63: the same at every attempt, different for every row."""
+    digest = hashlib.sha256(f"{batch_id}/{ordinal}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _leased_row(row: LeasedRecord) -> LeasedRow:
+    generated = () if row.log is None else _LOG.decode(row.log).generated
+    return LeasedRow(row.key, row.endpoint, row.body, row_seed(row.batch_id, row.ordinal), generated)
+
+
+def lease_message(record: LeaseRecord, deadline_s: float) -> Lease:
+    return Lease(record.lease, record.fence, deadline_s, tuple(_leased_row(row) for row in record.rows))
+
+
+def _canonical(body: bytes) -> bytes:
+    """The same JSON on one line: a newline inside would break the output file."""
+    try:
+        value = json.loads(body)
+        if not isinstance(value, dict):
+            raise ProtocolViolation("results.body", "not a JSON object")
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ProtocolViolation("results.body", f"not JSON: {error}") from error
+
+
+def finished_rows(results: Sequence[RowResult]) -> list[FinishedRow]:
+    """Raises `ProtocolViolation` for a body that is no JSON object, a status that is none, or negative counts."""
+    finished = []
+    for result in results:
+        if result.status != 200 and not 400 <= result.status <= 599:
+            raise ProtocolViolation("results.status", f"{result.status} is neither 200 nor an error")
+        for name in ("prompt_tokens", "completion_tokens"):
+            if not 0 <= getattr(result, name) <= 1 << 32:
+                raise ProtocolViolation(f"results.{name}", "out of range")
+        body = _canonical(result.body)
+        finished.append(
+            FinishedRow(
+                result.row,
+                result.lease,
+                result.fence,
+                result.status,
+                body,
+                result.prompt_tokens,
+                result.completion_tokens,
+            )
+        )
+    return finished
+
+
+def returned_rows(logs: Sequence[RowLog]) -> list[ReturnedRow]:
+    return [ReturnedRow(log.row, log.lease, log.fence, _LOG.encode(log) if log.generated else None) for log in logs]

@@ -1,0 +1,216 @@
+"""Hands rows to rings and takes results back. A lease lasts as long as its ring shows progress.
+
+A *holder* is one epoch of one ring, written "ring/epoch". Open requests are answered as soon as there is work; an
+answered request is over, and the head asks again. Deadlines live in memory only: after a restart nobody holds anything
+and a result that is still under way is accepted by its fence. Knows no channel: messages leave through `send`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from deserve_coordinator.lease_messages import finished_rows, lease_message, returned_rows
+from deserve_coordinator.shares import batch_shares, ring_allowance
+from deserve_coordinator.store.interface import Store
+from deserve_coordinator.store.records import FinishCounts
+from deserve_network.control_messages import Cancel, RowLog, RowResult
+
+__all__ = ["LeaseCounts", "Leases", "holder_of"]
+
+log = logging.getLogger(__name__)
+
+LARGEST_LEASE = 4096
+_LARGEST_LEASE_BYTES = 16 << 20
+_CANCEL_AT_ONCE = 4096
+
+
+def holder_of(ring: str, epoch: int) -> str:
+    return f"{ring}/{epoch}"
+
+
+@dataclass
+class LeaseCounts:
+    """Totals since the start, for /metrics."""
+
+    granted: int = 0
+    rows_leased: int = 0
+    rows_stored: int = 0
+    duplicates: int = 0
+    stale: int = 0
+    returned: int = 0
+    expired: int = 0
+    failures: int = 0
+
+
+@dataclass
+class _Demand:
+    rows: int
+    since: float
+
+
+@dataclass
+class _Holder:
+    demand: _Demand | None = None
+    deadlines: dict[int, float] = field(default_factory=dict)
+    """Lease -> monotonic seconds."""
+    leaving: bool = False
+
+
+class Leases:
+    """`send(holder, message)` delivers to the holder's head; `on_finished` is called when a batch has its last row.
+
+    `clock` is monotonic, in seconds. `patience_s`: how long a ring that has its equal part waits for the others to ask
+    before it is given more.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        send: Callable[[str, object], None],
+        *,
+        clock: Callable[[], float],
+        on_finished: Callable[[], None] = lambda: None,
+        lease_s: float = 300.0,
+        grace_s: float = 10.0,
+        patience_s: float = 1.0,
+    ) -> None:
+        self._store = store
+        self._send = send
+        self._clock = clock
+        self._on_finished = on_finished
+        self._lease_s = lease_s
+        self._grace_s = grace_s
+        self._patience_s = patience_s
+        self._holders: dict[str, _Holder] = {}
+        self._wake = asyncio.Event()
+        self.counts = LeaseCounts()
+
+    def wake(self) -> None:
+        """There may be work now."""
+        self._wake.set()
+
+    def open(self, holder: str) -> None:
+        """The holder's ring serves from now on."""
+        self._holders[holder] = _Holder()
+        self.wake()
+
+    def request(self, holder: str, rows: int) -> None:
+        """Room for `rows` more; replaces an earlier request that is still open."""
+        state = self._holders.get(holder)
+        if state is not None and not state.leaving and rows > 0:
+            state.demand = _Demand(min(rows, LARGEST_LEASE), self._clock())
+            self.wake()
+
+    def progress(self, holder: str) -> None:
+        """The ring computes: its leases last."""
+        state = self._holders.get(holder)
+        if state is not None and not state.leaving:
+            deadline = self._clock() + self._lease_s
+            state.deadlines = dict.fromkeys(state.deadlines, deadline)
+
+    def leave(self, holder: str) -> None:
+        """The ring was told to stop and still returns its token logs: what is not back after a grace is taken back."""
+        state = self._holders.get(holder)
+        if state is not None:
+            state.leaving = True
+            state.demand = None
+            state.deadlines = dict.fromkeys(state.deadlines, self._clock() + self._grace_s)
+
+    async def lost(self, holder: str) -> None:
+        """The head is gone: its rows are open again at once."""
+        self._holders.pop(holder, None)
+        if await self._store.release_ring(holder, failed=True):
+            self.wake()
+            self._on_finished()
+
+    async def finish(self, results: Sequence[RowResult]) -> FinishCounts:
+        """Store results durably. Raises `ProtocolViolation` for what no honest head reports."""
+        counts = await self._store.finish_rows(await asyncio.to_thread(finished_rows, results))
+        self.counts.rows_stored += counts.stored
+        self.counts.duplicates += counts.duplicate
+        self.counts.stale += counts.stale
+        if counts.stale:
+            log.warning("%d results under an outdated fence were refused", counts.stale)
+        if counts.batches:
+            self._on_finished()
+        return counts
+
+    async def take_back(self, rows: Sequence[RowLog]) -> int:
+        """Unfinished rows with their token logs."""
+        count = await self._store.return_rows(returned_rows(rows))
+        self.counts.returned += count
+        if count:
+            self.wake()
+        return count
+
+    def forget(self, held: dict[str, list[int]]) -> None:
+        """Nobody wants these rows any more: tell the heads that hold them."""
+        for holder, rows in held.items():
+            for start in range(0, len(rows), _CANCEL_AT_ONCE):
+                ring = holder.rsplit("/", 1)[0]
+                self._send(holder, Cancel(ring, tuple(rows[start : start + _CANCEL_AT_ONCE])))
+
+    async def run(self, poll_s: float = 0.5) -> None:
+        """Answer requests and end overdue leases until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                await self.expire()
+                await self.grant()
+            except Exception:
+                self.counts.failures += 1
+                log.exception("leasing failed; trying again")
+            try:
+                await asyncio.wait_for(self._wake.wait(), poll_s)
+            except TimeoutError:
+                continue
+
+    async def expire(self) -> None:
+        """Take back the rows of leases whose deadline has passed."""
+        now = self._clock()
+        for holder, state in list(self._holders.items()):
+            for lease in [lease for lease, deadline in state.deadlines.items() if deadline <= now]:
+                state.deadlines.pop(lease)
+                if keys := await self._store.release_lease(lease, failed=not state.leaving):
+                    self.counts.expired += 1
+                    log.warning("lease %d of %s ended with %d rows open", lease, holder, len(keys))
+                    self.forget({holder: keys})
+                    self._wake.set()
+                    self._on_finished()
+            if state.leaving and not state.deadlines:
+                self._holders.pop(holder, None)
+
+    async def grant(self) -> None:
+        """Answer every open request that work is there for, the longest waiting first."""
+        asking = [(state.demand.since, name) for name, state in self._holders.items() if state.demand is not None]
+        for _, holder in sorted(asking):
+            await self._grant_one(holder)
+
+    async def _grant_one(self, holder: str) -> None:
+        state = self._holders.get(holder)
+        if state is None or state.demand is None:
+            return
+        demand = state.demand
+        backlog = await self._store.backlog()
+        if not any(batch.pending for batch in backlog):
+            return
+        rings = sum(not other.leaving for other in self._holders.values())
+        held = await self._store.held_by(holder)
+        allowance = ring_allowance(backlog, wanted=demand.rows, held=held, rings=rings)
+        if allowance == 0 and self._clock() - demand.since >= self._patience_s:
+            allowance = demand.rows
+        record = await self._store.lease_rows(holder, batch_shares(backlog, allowance), _LARGEST_LEASE_BYTES)
+        if record is None:
+            return
+        if self._holders.get(holder) is not state or state.leaving:
+            await self._store.release_lease(record.fence, failed=False)  # the ring ended while the commit ran
+            return
+        if state.demand is demand:
+            state.demand = None
+        state.deadlines[record.lease] = self._clock() + self._lease_s
+        self.counts.granted += 1
+        self.counts.rows_leased += len(record.rows)
+        self._send(holder, lease_message(record, self._lease_s))

@@ -1,0 +1,33 @@
+"""Whether a row's request can be served at all: its parameters, its model, and whether its prompt fits the context.
+
+The same code (`deserve_text`) decides again at the head of the ring; here it spares a row the way there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deserve_coordinator.batch_lines import Check
+from deserve_coordinator.errors import RowRefused
+from deserve_text.errors import RequestError
+from deserve_text.requests import parse_request
+from deserve_text.tokenizer import TextModel
+
+__all__ = ["row_check"]
+
+
+def row_check(model: str, text: TextModel) -> Check:
+    """A check of bodies against the model named `model`."""
+
+    def check(endpoint: str, body: Mapping[str, Any]) -> None:
+        try:
+            request = parse_request(endpoint, body)
+            if request.model != model:
+                message = f"the model {request.model!r} is not served here; this network serves {model!r}"
+                raise RowRefused(message, param="model", code="model_not_found", status=404)
+            text.encode(request)
+        except RequestError as error:
+            raise RowRefused(error.message, param=error.param or None, code=error.code, status=error.status) from error
+
+    return check
