@@ -1,0 +1,1 @@
+"""The volunteer's daemon: shards of a model, the engine that runs them, and the ring they form."""

@@ -7,7 +7,9 @@ memory, and loading bfloat16 as float32 would need 1.5 times the stage's tensors
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import FileIO
 from types import EllipsisType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,10 +76,11 @@ class LazyTensor:
                     target[start : start + len(part)] = part
         return target.view(entry.shape)
 
-    def _fill(self, stream: object, target: Tensor) -> None:
-        view = memoryview(target.view(torch.uint8).numpy()).cast("B")
+    def _fill(self, stream: FileIO, target: Tensor) -> None:
+        array: Any = target.view(torch.uint8).numpy()
+        view = memoryview(array)
         while view:
-            count = stream.readinto(view)  # type: ignore[attr-defined]
+            count = stream.readinto(view)
             if not count:
                 raise ShardError(
                     f"{self._entry.file}: tensor {self._entry.name}: the file ends {len(view)} bytes early"

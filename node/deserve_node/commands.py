@@ -1,0 +1,186 @@
+"""`deserve node`: init writes an identity and a configuration, start runs the daemon, status asks a running one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["node"]
+
+DEFAULT_DATA = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "deserve-net" / "node"
+
+_data = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_DATA,
+    show_default=True,
+    help="Directory of this node's identity and configuration.",
+)
+
+_TEMPLATE = """\
+# What this node lends, and to whom. Flags of `deserve node start` win over this file.
+coordinator = "{coordinator}"
+name = "{name}"
+# memory = "8GiB"                       # weights and KV together; default: half of the device's
+# device = "auto"                       # auto, cpu, cuda or cuda:N
+# threads = 0                           # CPU threads to compute with; 0: all
+# listen = "/ip4/0.0.0.0/tcp/4001"      # default: a free port
+# announce = "/ip4/203.0.113.7/tcp/4001"  # what others dial, behind a port forwarding
+# http = "127.0.0.1:9464"               # /healthz, /metrics, /status
+"""
+
+
+@click.group()
+def node() -> None:
+    """Lend this machine to a network."""
+
+
+@node.command()
+@_data
+@click.option("--coordinator", default="", help="Multiaddress of the coordinator, ending in /p2p/<peer id>.")
+@click.option("--name", default=os.uname().nodename, show_default=True, help="How this node is shown to others.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
+    """Create this node's identity and a commented configuration."""
+    from deserve_network.errors import NetworkError
+    from deserve_network.identity import load_or_create_identity
+
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        identity = load_or_create_identity(data / "identity.key")
+        config = data / "node.toml"
+        if not config.exists():
+            config.write_text(_TEMPLATE.format(coordinator=coordinator, name=name))
+    except (NetworkError, OSError) as error:
+        _fail(str(error))
+    if as_json:
+        click.echo(json.dumps({"peer_id": identity.peer_id, "config": str(config)}))
+    else:
+        click.echo(f"peer id  {identity.peer_id}\nconfig   {config}")
+
+
+@node.command()
+@_data
+@click.option("--coordinator", help="Multiaddress of the coordinator, ending in /p2p/<peer id>.")
+@click.option("--listen", help="Multiaddress to listen on.  [default: /ip4/0.0.0.0/tcp/0]")
+@click.option("--announce", help="Multiaddress that others shall dial, where it is not the one we listen on.")
+@click.option("--memory", help="Memory to lend for weights and KV, such as 8GiB.  [default: half of the device's]")
+@click.option("--threads", type=click.IntRange(0), help="CPU threads to compute with.  [default: all]")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
+@click.option("--http", help="HOST:PORT of /healthz, /metrics and /status.  [default: 127.0.0.1:0]")
+@click.option("--name", help="How this node is shown to others.  [default: the host name]")
+@click.option("--join-token", help="Token of a coordinator that asks for one.")
+@click.option("--model-path", multiple=True, metavar="ID=DIR", help="Where the model that the coordinator calls ID is.")
+@click.option("--max-rows", type=click.IntRange(16, 4096), help="Rows in flight, as head of a ring.  [default: 256]")
+@click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
+@click.option("--verbose", is_flag=True, help="Log what is normal, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line when registered.")
+def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose: bool, **flags: Any) -> None:
+    """Run the daemon until interrupted."""
+    from deserve_network.errors import NetworkError
+    from deserve_node.errors import NodeError
+    from deserve_node.settings import SettingsError, load_settings, parse_bytes
+
+    _configure_logging(log_json, verbose)
+    try:
+        flags["model_paths"] = flags.pop("model_path") or None
+        flags["memory_bytes"] = None if memory is None else parse_bytes(memory, "--memory")
+        settings = load_settings(data, flags)
+    except SettingsError as error:
+        _fail(str(error), code=2)
+    from deserve_node.start import run_node
+
+    try:
+        asyncio.run(run_node(settings, announce=_announcer(as_json)))
+    except (NodeError, NetworkError) as error:
+        _fail(str(error))
+    except BaseExceptionGroup as group:
+        expected, other = group.split((NodeError, NetworkError))
+        if expected is None or other is not None:
+            raise
+        cause: BaseException = expected
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        _fail(str(cause))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@node.command()
+@_data
+@click.option("--http", help="HOST:PORT of the node.  [default: the one that runs on this data directory]")
+@click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
+def status(data: Path, http: str | None, as_json: bool) -> None:
+    """Show what a running node does: ring, layers, load, traffic."""
+    from deserve_node.start import ADDRESS_FILE, fetch_status
+
+    file = data / ADDRESS_FILE
+    address = http or (file.read_text().strip() if file.exists() else "")
+    if not address:
+        _fail(f"no node runs on {data} (start one, or name its --http address)")
+    try:
+        found = asyncio.run(fetch_status(address))
+    except (OSError, ValueError) as error:
+        _fail(f"no answer from http://{address}/status: {error}", code=4)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    layers = f"layers {found['layers'][0]} to {found['layers'][1] - 1}" if found["layers"] else "no ring yet"
+    busy = found["busy_s"] / found["since_begin_s"] if found["since_begin_s"] else 0.0
+    click.echo(
+        f"{found['name']}  {found['peer_id']}\n"
+        f"coordinator  {'connected' if found['connected'] else 'not connected'}  {found['coordinator']}\n"
+        f"ring         {found['ring'] or '-'}  {layers}  {found['model'] or ''}\n"
+        f"load         {busy:.0%} busy, {found['tokens']} tokens, "
+        f"KV {found['kv_pages_used']} of {found['kv_pages']} pages\n"
+        f"traffic      {found['bytes_sent']} bytes sent, {found['bytes_received']} received, "
+        f"{found['rtt_ms']:.0f} ms to the next stage\n"
+        f"failures     {found['ring_failures']}"
+    )
+
+
+def _announcer(as_json: bool) -> Any:
+    def announce(name: str, peer_id: str, addresses: tuple[str, ...], http: str) -> None:
+        if as_json:
+            line = {"name": name, "peer_id": peer_id, "addresses": list(addresses), "http": f"http://{http}"}
+            click.echo(json.dumps(line))
+        else:
+            click.echo(f"{name} is registered as {peer_id}; status on http://{http}/status")
+        sys.stdout.flush()
+
+    return announce
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": record.created,
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def _configure_logging(as_json: bool, verbose: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        _JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for room in ("deserve_node", "deserve_network"):
+        logging.getLogger(room).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _fail(message: str, code: int = 1) -> Any:
+    click.echo(f"deserve node: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,97 @@
+"""One step of one microbatch as tensors: chunks of many sequences packed end to end, without padding between them.
+
+The packed length is rounded up to a multiple of `ROW_MULTIPLE`, because an fp32 matrix product gives each row the same
+bits for every such number of rows (measured: 1-3, 5-7 and 9-11 rows differ). With attention that has one reduction
+order per query, a token's logits then do not depend on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from deserve_network.ring_messages import Chunk
+from deserve_node.engine.cache import KvCache
+from deserve_node.engine.pages import PAGE_TOKENS
+from deserve_node.shard.shard import ROW_MULTIPLE
+
+__all__ = ["PackedBatch", "PoolIndex", "pack", "padded"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolIndex:
+    """Where one pool's layers write and read: `slots` int64 [tokens], `page_table` int32 [sequences, pages]."""
+
+    window: int
+    chunk: int
+    slots: torch.Tensor
+    page_table: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Index tensors of a step: `positions` int64 [padded tokens], `query_start` int32 [sequences + 1],
+    `context` int32 [sequences], `wanted` int64 [logits rows]: the packed tokens whose logits are asked for."""
+
+    tokens: int
+    positions: torch.Tensor
+    query_start: torch.Tensor
+    context: torch.Tensor
+    pools: tuple[PoolIndex, ...]
+    wanted: torch.Tensor
+
+
+def padded(count: int) -> int:
+    """The next multiple of `ROW_MULTIPLE`."""
+    return -(-count // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def pack(chunks: Sequence[Chunk], cache: KvCache, device: torch.device) -> PackedBatch:
+    """Allocate pages for `chunks` and index them. Raises `OutOfPagesError`.
+
+    All pools give back what slid out of their windows before any takes new pages: the head counts on that order.
+    """
+    starts = np.array([c.start for c in chunks], dtype=np.int64)
+    counts = np.array([c.count for c in chunks], dtype=np.int64)
+    query_start = np.concatenate(([0], np.cumsum(counts)))
+    tokens = int(query_start[-1])
+    positions = np.zeros(padded(tokens), dtype=np.int64)
+    positions[:tokens] = np.arange(tokens) - np.repeat(query_start[:-1] - starts, counts)
+
+    for pool in cache.pools:
+        for c in chunks:
+            pool.shrink(c.sequence, c.start)
+    pools = []
+    owner = np.repeat(np.arange(len(chunks)), counts)
+    for pool in cache.pools:
+        for c in chunks:
+            pool.grow(c.sequence, c.start + c.count)
+        tables = [pool.table(c.sequence) for c in chunks]
+        table = np.full((len(chunks), max(map(len, tables))), -1, dtype=np.int32)
+        for row, pages in zip(table, tables, strict=True):
+            row[: len(pages)] = pages
+        real = positions[:tokens]
+        slots = table[owner, real // PAGE_TOKENS].astype(np.int64) * PAGE_TOKENS + real % PAGE_TOKENS
+        pools.append(
+            PoolIndex(
+                pool.shape.window,
+                pool.shape.chunk,
+                torch.from_numpy(slots).to(device),
+                torch.from_numpy(table).to(device),
+            )
+        )
+
+    wanted = [
+        row for c, end in zip(chunks, query_start[1:], strict=True) for row in range(int(end) - c.wanted, int(end))
+    ]
+    return PackedBatch(
+        tokens=tokens,
+        positions=torch.from_numpy(positions).to(device),
+        query_start=torch.from_numpy(query_start.astype(np.int32)).to(device),
+        context=torch.from_numpy((starts + counts).astype(np.int32)).to(device),
+        pools=tuple(pools),
+        wanted=torch.tensor(wanted, dtype=torch.int64, device=device),
+    )

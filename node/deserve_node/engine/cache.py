@@ -1,0 +1,69 @@
+"""The KV of one stage: page tensors for its layers, grouped into pools, sized to the memory lent.
+
+Layout is [page, kv_head, slot, dim] so that one head's page is one contiguous block for the attention kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from deserve_node.engine.pages import PAGE_TOKENS, PagePool, PoolShape, live_pages
+from deserve_node.errors import NodeError
+from deserve_node.shard import KvLayer
+
+__all__ = ["KvCache", "KvMemoryError"]
+
+REFERENCE_TOKENS = 1024
+"""Length of the row by which memory is divided between pools of different windows."""
+
+
+class KvMemoryError(NodeError):
+    """The memory left for KV does not hold one page a layer."""
+
+
+class KvCache:
+    """Pages for `layers`, at most `kv_bytes` of them. Raises `KvMemoryError` where not even one row fits."""
+
+    def __init__(self, layers: Sequence[KvLayer], *, kv_bytes: int, dtype: torch.dtype, device: torch.device) -> None:
+        kinds = sorted({(layer.window, layer.chunk) for layer in layers})
+        members = {kind: [layer for layer in layers if (layer.window, layer.chunk) == kind] for kind in kinds}
+        page_bytes = {kind: sum(_page_bytes(layer, dtype) for layer in members[kind]) for kind in kinds}
+        row_pages = {kind: len(live_pages(REFERENCE_TOKENS - 1, 1, *kind)) for kind in kinds}
+        rows = kv_bytes / max(1, sum(page_bytes[kind] * row_pages[kind] for kind in kinds))
+        pages = {kind: int(rows * row_pages[kind]) for kind in kinds}
+        if layers and min(pages.values()) < 1:
+            raise KvMemoryError(
+                f"{kv_bytes} bytes for KV hold no page of {PAGE_TOKENS} tokens over {len(layers)} layers "
+                f"({sum(page_bytes.values())} bytes): lend more memory"
+            )
+        self.pools = tuple(PagePool(PoolShape(*kind, pages[kind])) for kind in kinds)
+        self.pool_of = {layer.layer: kinds.index((layer.window, layer.chunk)) for layer in layers}
+        self._pages = {
+            layer.layer: tuple(
+                # Zeroed, not empty: a page's unwritten slots may be read under a zero weight, and 0 * NaN is NaN.
+                torch.zeros(
+                    (pages[(layer.window, layer.chunk)], layer.kv_heads, PAGE_TOKENS, dim), dtype=dtype, device=device
+                )
+                for dim in (layer.key_dim, layer.value_dim)
+            )
+            for layer in layers
+        }
+
+    @property
+    def shapes(self) -> tuple[PoolShape, ...]:
+        return tuple(pool.shape for pool in self.pools)
+
+    @property
+    def pages_used(self) -> int:
+        return sum(pool.used for pool in self.pools)
+
+    def pages(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Key pages [P, KVH, PAGE_TOKENS, Dk] and value pages [P, KVH, PAGE_TOKENS, Dv] of a layer."""
+        keys, values = self._pages[layer]
+        return keys, values
+
+
+def _page_bytes(layer: KvLayer, dtype: torch.dtype) -> int:
+    return PAGE_TOKENS * layer.kv_heads * (layer.key_dim + layer.value_dim) * dtype.itemsize

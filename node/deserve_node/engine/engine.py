@@ -1,0 +1,141 @@
+"""One stage's computation: release, allocate, run the layers, and at the tail draw tokens.
+
+The engine is synchronous and owns its KV; whoever calls it decides on which thread, one step at a time, in the order
+in which the head scheduled the steps. It never decides what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from deserve_kernels import paged_attention, write_kv
+from deserve_network.ring_messages import Admit, Chunk, SampledToken
+from deserve_node.engine.batch import PackedBatch, pack, padded
+from deserve_node.engine.cache import KvCache
+from deserve_node.sampler import Sampler, SamplingRow, ScoringRow
+from deserve_node.shard import Shard
+
+__all__ = ["Engine", "StepOutput"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """`hidden` [tokens, hidden] for the next stage, or at the tail the tokens drawn and scored."""
+
+    hidden: torch.Tensor | None = None
+    drawn: tuple[SampledToken, ...] = ()
+    scored: tuple[SampledToken, ...] = ()
+
+
+@dataclass(slots=True)
+class _TailSequence:
+    admit: Admit
+    generated: list[int] = field(default_factory=list)
+
+
+class Engine:
+    """A shard, its KV, and (at the tail) what the sampler must know of each sequence."""
+
+    def __init__(self, shard: Shard, cache: KvCache) -> None:
+        self.shard = shard
+        self.cache = cache
+        self._sampler = Sampler(shard.vocab_size, shard.device) if shard.is_tail else None
+        self._sequences: dict[int, _TailSequence] = {}
+
+    def admit(self, admit: Admit) -> None:
+        """Tail only: a sequence whose first chunk is about to come."""
+        self._sequences[admit.sequence] = _TailSequence(admit, list(admit.generated))
+
+    def knows(self, sequence: int) -> bool:
+        return sequence in self._sequences
+
+    def release(self, sequences: Iterable[int]) -> None:
+        """Free all that is held for these sequences."""
+        for sequence in sequences:
+            self._sequences.pop(sequence, None)
+            for pool in self.cache.pools:
+                pool.release(sequence)
+
+    @torch.inference_mode()
+    def run(self, chunks: Sequence[Chunk], inputs: torch.Tensor) -> StepOutput:
+        """One step. `inputs`: token ids int64 [tokens] at the head, else hidden states [tokens, hidden].
+
+        Raises `OutOfPagesError` where the head admitted more than it was told fits.
+        """
+        if not chunks:
+            return StepOutput(hidden=inputs if not self.shard.is_tail else None)
+        batch = pack(chunks, self.cache, self.shard.device)
+        packed = inputs.new_zeros((padded(batch.tokens), *inputs.shape[1:]), device=self.shard.device)
+        packed[: batch.tokens] = inputs
+        wanted = batch.wanted if self.shard.is_tail else None
+        outputs = self.shard.forward(packed, batch.positions, _Attend(self.cache, batch), wanted)
+        if not self.shard.is_tail:
+            return StepOutput(hidden=outputs[: batch.tokens])
+        return self._sample(chunks, outputs)
+
+    def _sample(self, chunks: Sequence[Chunk], logits: torch.Tensor) -> StepOutput:
+        assert self._sampler is not None
+        draw_rows, draw, score_rows, score = [], [], [], []
+        row = 0
+        for chunk in chunks:
+            state = self._sequences[chunk.sequence]
+            admit = state.admit
+            known = len(admit.prompt) + len(state.generated)
+            for position in range(chunk.start + chunk.count - chunk.wanted, chunk.start + chunk.count):
+                following = position + 1
+                if following >= known:
+                    draw_rows.append(row)
+                    draw.append(SamplingRow(chunk.sequence, following, admit.sampling, admit.prompt, state.generated))
+                elif following < len(admit.prompt):
+                    score_rows.append(row)
+                    score.append(
+                        ScoringRow(chunk.sequence, following, admit.prompt[following], admit.sampling.prompt_logprobs)
+                    )
+                row += 1
+        scored = self._sampler.score(logits[score_rows], score) if score else []
+        if len(draw_rows) != row:
+            logits = logits[draw_rows]
+        drawn = self._sampler.draw(logits, draw) if draw else []
+        for token in drawn:
+            self._sequences[token.sequence].generated.append(token.token)
+        return StepOutput(drawn=tuple(drawn), scored=tuple(scored))
+
+
+class _Attend:
+    """Attention of one step: writes the new keys and values to their pages, then attends over the pages."""
+
+    def __init__(self, cache: KvCache, batch: PackedBatch) -> None:
+        self._cache = cache
+        self._batch = batch
+
+    def __call__(
+        self,
+        layer: int,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        *,
+        scale: float,
+        softcap: float = 0.0,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        batch = self._batch
+        pool = batch.pools[self._cache.pool_of[layer]]
+        key_pages, value_pages = self._cache.pages(layer)
+        write_kv(key_pages, value_pages, keys[: batch.tokens], values[: batch.tokens], pool.slots)
+        return paged_attention(
+            queries,
+            key_pages,
+            value_pages,
+            page_table=pool.page_table,
+            query_start=batch.query_start,
+            context=batch.context,
+            scale=scale,
+            window=pool.window,
+            chunk=pool.chunk,
+            softcap=softcap,
+            sinks=sinks,
+        )

@@ -1,0 +1,85 @@
+"""Pages of KV: how many a sequence holds, and which.
+
+Layers that look back equally far share a page table, called a *pool*. A pool knows its window (or chunk) and so
+gives back pages that no later query can see. The arithmetic is pure and the head of a ring runs the same functions
+as every stage: what the head has admitted is what a stage allocates, page for page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["PAGE_TOKENS", "OutOfPagesError", "PagePool", "PoolShape", "first_visible", "live_pages"]
+
+PAGE_TOKENS = 16
+"""Tokens a page holds. Long enough for whole vector loads, short enough that the last page wastes little."""
+
+
+class OutOfPagesError(RuntimeError):
+    """A pool was asked for more pages than it has: the head's accounting and ours disagree."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolShape:
+    """One pool: `window` and `chunk` in tokens (0 is off), and how many pages it has."""
+
+    window: int
+    chunk: int
+    pages: int
+
+
+def first_visible(position: int, window: int, chunk: int) -> int:
+    """The oldest position that the query at `position` attends to."""
+    first = max(0, position - window + 1) if window else 0
+    return max(first, position // chunk * chunk) if chunk else first
+
+
+def live_pages(start: int, count: int, window: int, chunk: int) -> range:
+    """Page numbers (position // PAGE_TOKENS) that a step over positions [start, start + count) reads or writes."""
+    return range(first_visible(start, window, chunk) // PAGE_TOKENS, (start + count - 1) // PAGE_TOKENS + 1)
+
+
+class PagePool:
+    """Allocator of one pool's pages; keeps the page table of every sequence in it.
+
+    A table maps page number to page id and holds -1 where the page was given back.
+    """
+
+    def __init__(self, shape: PoolShape) -> None:
+        self.shape = shape
+        self._free = list(range(shape.pages - 1, -1, -1))
+        self._tables: dict[int, list[int]] = {}
+        self._first: dict[int, int] = {}
+
+    @property
+    def used(self) -> int:
+        return self.shape.pages - len(self._free)
+
+    def table(self, sequence: int) -> list[int]:
+        """Page ids by page number, -1 where given back. The list is the pool's own: do not change it."""
+        return self._tables[sequence]
+
+    def shrink(self, sequence: int, start: int) -> None:
+        """Give back what no query from position `start` on can see."""
+        table = self._tables.get(sequence)
+        if table is None or not (self.shape.window or self.shape.chunk):
+            return
+        keep = first_visible(start, self.shape.window, self.shape.chunk) // PAGE_TOKENS
+        for number in range(self._first[sequence], min(keep, len(table))):
+            self._free.append(table[number])
+            table[number] = -1
+        self._first[sequence] = max(self._first[sequence], keep)
+
+    def grow(self, sequence: int, end: int) -> None:
+        """Make room for positions below `end`. Raises `OutOfPagesError`."""
+        table = self._tables.setdefault(sequence, [])
+        self._first.setdefault(sequence, 0)
+        missing = (end - 1) // PAGE_TOKENS + 1 - len(table)
+        if missing > len(self._free):
+            raise OutOfPagesError(f"sequence {sequence} needs {missing} pages, {len(self._free)} are free")
+        table.extend(self._free.pop() for _ in range(missing))
+
+    def release(self, sequence: int) -> None:
+        """Give back all pages of a sequence; one that holds none is no error."""
+        self._free.extend(page for page in self._tables.pop(sequence, ()) if page >= 0)
+        self._first.pop(sequence, None)

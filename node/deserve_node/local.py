@@ -1,0 +1,112 @@
+"""A ring of one in this process: the same scheduler, engine and text handling, without a network.
+
+For benchmarks, tests and audits; a daemon builds the same parts in `member`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from deserve_models import ModelFiles
+from deserve_network.control_messages import Lease, LeasedRow, RowResult
+from deserve_node.engine import Engine, KvCache
+from deserve_node.ring.compute import Compute
+from deserve_node.ring.head import Head
+from deserve_node.ring.kv_budget import KvBudget
+from deserve_node.ring.scheduler import Scheduler
+from deserve_node.shard import load_shard
+from deserve_text.tokenizer import TextModel
+
+__all__ = ["LocalRing"]
+
+
+class _Results:
+    """A desk that waits for a known number of rows."""
+
+    def __init__(self, expected: int) -> None:
+        self.results: dict[int, RowResult] = {}
+        self._expected = expected
+        self.complete = asyncio.Event()
+
+    def want_rows(self, rows: int) -> None:
+        """All rows were given at once; there are no more."""
+
+    def rows_done(self, results: Sequence[RowResult]) -> None:
+        self.results.update((result.row, result) for result in results)
+        if len(self.results) == self._expected:
+            self.complete.set()
+
+
+class LocalRing:
+    """All layers of a model behind one scheduler. `serve` may be called again; `close` ends its thread."""
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+        kv_bytes: int = 1 << 30,
+        max_rows: int = 256,
+        token_budget: int = 512,
+        microbatches: int = 1,
+    ) -> None:
+        from deserve_models.summary import inspect
+
+        where = device or torch.device("cpu")
+        shard = load_shard(files, 0, inspect(files).num_layers, dtype=dtype, device=where)
+        self.engine = Engine(shard, KvCache(shard.kv_layers, kv_bytes=kv_bytes, dtype=dtype, device=where))
+        self.text = TextModel.load(files.directory)
+        self.compute = Compute(self.engine)
+        self._max_rows = max_rows
+        self._token_budget = token_budget
+        self._microbatches = microbatches
+        self.preemptions = 0
+
+    def serve(self, rows: Sequence[tuple[str, dict[str, Any]]], *, seed: int = 0) -> list[RowResult]:
+        """Run (endpoint, body) rows to the end; results in input order."""
+        return asyncio.run(self._serve(rows, seed))
+
+    async def _serve(self, rows: Sequence[tuple[str, dict[str, Any]]], seed: int) -> list[RowResult]:
+        desk = _Results(len(rows))
+        scheduler = Scheduler(
+            KvBudget(self.engine.cache.shapes),
+            microbatches=lambda count: min(self._microbatches, max(1, count)),
+            max_rows=self._max_rows,
+            token_budget=self._token_budget,
+        )
+        head = Head(
+            "local",
+            0,
+            compute=self.compute,
+            scheduler=scheduler,
+            text=self.text,
+            desk=desk,
+            links=None,
+            target_rows=self._max_rows,
+        )
+        leased = [
+            LeasedRow(number, endpoint, json.dumps(body).encode(), seed + number)
+            for number, (endpoint, body) in enumerate(rows)
+        ]
+        running = asyncio.create_task(head.run())
+        await head.add(Lease(0, 0, 0.0, tuple(leased)))
+        complete = asyncio.create_task(desk.complete.wait())
+        await asyncio.wait([running, complete], return_when=asyncio.FIRST_COMPLETED)
+        if not complete.done():
+            complete.cancel()
+            await running
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        self.preemptions = scheduler.preemptions
+        # Sequences of the next call count from zero again: nothing of this one may be left.
+        self.engine.release(list(range(scheduler.sequences)))
+        return [desk.results[number] for number in range(len(rows))]
+
+    def close(self) -> None:
+        self.compute.close()

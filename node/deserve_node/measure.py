@@ -1,0 +1,73 @@
+"""What a node tells of itself: memory, cores, and times measured on its own device rather than looked up."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from deserve_network.ring_messages import Chunk
+from deserve_node.engine import Engine
+
+__all__ = ["machine_id", "measure_layer_time", "measure_step_time", "total_memory_bytes"]
+
+REPEATS = 5
+PROBE_SEQUENCE = -1
+
+
+def machine_id() -> str:
+    """Equal for processes on one machine, meaningless elsewhere: a hash, so that it names nobody's hardware."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    text = boot.read_text() if boot.exists() else f"{os.uname()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def total_memory_bytes(device: torch.device) -> int:
+    """Memory of the device, or of the machine for the CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@torch.inference_mode()
+def measure_layer_time(layer_bytes: int, hidden: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Seconds for 64 tokens through a matrix product with as many weights as one decoder layer has.
+
+    Known before any weight is fetched, and what decode time is made of: such a step reads each weight once.
+    """
+    width = max(1, layer_bytes // dtype.itemsize // hidden)
+    weight = torch.rand(width, hidden, dtype=dtype, device=device)
+    tokens = torch.rand(64, hidden, dtype=dtype, device=device)
+    return _median_s(lambda: torch.nn.functional.linear(tokens, weight), device)
+
+
+def measure_step_time(engine: Engine, rows: int) -> float:
+    """Seconds of one decode step of `rows` one-token rows through the stage, KV released afterwards."""
+    shard = engine.shard
+    chunks = [Chunk(PROBE_SEQUENCE - row, 0, 1, 0) for row in range(rows)]
+    if shard.is_head:
+        inputs = torch.zeros(rows, dtype=torch.int64)
+    else:
+        inputs = torch.zeros(rows, shard.hidden_size, dtype=shard.dtype)
+
+    def step() -> None:
+        engine.run(chunks, inputs)
+        engine.release(chunk.sequence for chunk in chunks)
+
+    return _median_s(step, shard.device)
+
+
+def _median_s(run: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(REPEATS + 1):
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])

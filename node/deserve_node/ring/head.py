@@ -1,0 +1,239 @@
+"""The head of a ring: it opens leased rows, drives the scheduler, computes stage 0 and turns tokens into results.
+
+The head has no opinion on what to run (`Scheduler`), how text works (`HeadRow`) or how the coordinator is reached: it
+asks for rows and hands over results through `Desk`. In a ring of one it is the tail as well and has no links.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from deserve_network.control_messages import Lease, LeasedRow, RowLog, RowResult
+from deserve_network.link import Link
+from deserve_network.ring_messages import Sampled, SampledToken, Step
+from deserve_node.errors import NodeError
+from deserve_node.ring.compute import Compute
+from deserve_node.ring.rows import HeadRow, error_result, open_row
+from deserve_node.ring.scheduler import Row, Scheduler, StepPlan
+from deserve_node.tensors import to_bytes
+from deserve_text.errors import RequestError
+from deserve_text.tokenizer import TextModel
+
+__all__ = ["Desk", "Head", "RingProtocolError"]
+
+log = logging.getLogger(__name__)
+
+
+class RingProtocolError(NodeError):
+    """A stage of this ring sent something that does not belong there."""
+
+
+class Desk(Protocol):
+    """Where rows come from and results go: the coordinator, or a test."""
+
+    def want_rows(self, rows: int) -> None:
+        """The ring has room for `rows` more. Called again only after `Head.add` was."""
+
+    def rows_done(self, results: Sequence[RowResult]) -> None:
+        """Finished rows; the desk keeps them until they are stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLinks:
+    """To the next stage, and to and from the tail."""
+
+    next: Link
+    tail: Link
+
+
+class Head:
+    """Runs until cancelled, or until a link fails (which it raises). All methods belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        ring: str,
+        epoch: int,
+        *,
+        compute: Compute,
+        scheduler: Scheduler,
+        text: TextModel,
+        desk: Desk,
+        links: HeadLinks | None,
+        target_rows: int,
+    ) -> None:
+        self._ring = ring
+        self._epoch = epoch
+        self._compute = compute
+        self._scheduler = scheduler
+        self._text = text
+        self._desk = desk
+        self._links = links
+        self._target_rows = target_rows
+        self._rows: dict[int, HeadRow] = {}
+        self._wake = asyncio.Event()
+        self._asked = False
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.microbatches = 0
+        self.rows_per_microbatch = 0
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self._scheduler
+
+    @property
+    def rows_active(self) -> int:
+        return len(self._rows)
+
+    async def run(self) -> None:
+        """Drive the ring. Raises `LinkLost` or `RingProtocolError` (in an exception group) when it cannot go on."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._drive(), name=f"{self._ring} drive")
+            if self._links is not None:
+                tasks.create_task(self._collect(self._links.tail), name=f"{self._ring} collect")
+
+    async def add(self, lease: Lease) -> None:
+        """Take leased rows. A row that cannot be served is reported at once and disturbs no other."""
+        self._asked = False
+        for leased in lease.rows:
+            # Templates and tokenizers take milliseconds a row: not on the loop that feeds the ring.
+            opened = await asyncio.to_thread(_open_or_error, leased, lease, self._text)
+            if isinstance(opened, RowResult):
+                self._desk.rows_done([opened])
+            elif opened.finished and not opened.row.score_prompt:
+                self._desk.rows_done([opened.result(int(time.time()))])
+            elif not self._scheduler.can_ever_run(opened.row):
+                self._desk.rows_done([_too_large(opened)])
+            else:
+                self._rows[opened.row.key] = opened
+                self._scheduler.add(opened.row)
+                self.prompt_tokens += len(opened.row.prompt)
+                self._wake.set()
+        self._wake.set()
+
+    def cancel(self, rows: Iterable[int]) -> None:
+        """Forget rows; nothing will be reported for them."""
+        for key in rows:
+            row = self._rows.pop(key, None)
+            if row is not None:
+                self._scheduler.finish(row.row)
+        self._wake.set()
+
+    def unfinished(self) -> list[RowLog]:
+        """The token logs of all rows under way, for the coordinator to lease out again."""
+        return [row.log() for row in self._rows.values()]
+
+    async def _drive(self) -> None:
+        while True:
+            self._ask()
+            plan = self._scheduler.next_step()
+            for failed in self._scheduler.take_failed():
+                self._desk.rows_done([_too_large(self._rows.pop(failed.key))])
+            if plan is None:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            self.microbatches = self._scheduler.microbatches
+            self.rows_per_microbatch = self._scheduler.rows_per_microbatch
+            await self._step(plan)
+
+    def _ask(self) -> None:
+        room = self._target_rows - len(self._rows)
+        # Asking for a handful at a time would cost a round trip to the coordinator per row.
+        if not self._asked and room >= max(1, self._target_rows // 8):
+            self._asked = True
+            self._desk.want_rows(room)
+
+    async def _step(self, plan: StepPlan) -> None:
+        for row in plan.admitted:
+            admit = self._rows[row.key].admit(self._ring, self._epoch)
+            if self._links is None:
+                self._compute.engine.admit(admit)
+            else:
+                await self._links.tail.send(admit)
+        inputs = torch.tensor(plan.token_ids, dtype=torch.int64)
+        output = await self._compute.step(plan.released, plan.chunks, inputs)
+        if self._links is None:
+            self._take(Sampled(self._ring, self._epoch, plan.step, plan.microbatch, output.drawn, output.scored))
+            return
+        assert output.hidden is not None
+        tokens, hidden = output.hidden.shape
+        dtype = str(output.hidden.dtype).removeprefix("torch.")
+        step = Step(
+            self._ring,
+            self._epoch,
+            plan.step,
+            plan.microbatch,
+            plan.released,
+            plan.chunks,
+            "raw",
+            dtype,
+            tokens,
+            hidden,
+        )
+        await self._links.next.send(step, [to_bytes(output.hidden)])
+
+    async def _collect(self, tail: Link) -> None:
+        while True:
+            frame = await tail.receive()
+            sampled = frame.message
+            if not isinstance(sampled, Sampled) or (sampled.ring, sampled.epoch) != (self._ring, self._epoch):
+                raise RingProtocolError(
+                    f"{tail.peer_id} sent {type(sampled).__name__} where Sampled of {self._ring} belongs"
+                )
+            self._take(sampled)
+
+    def _take(self, sampled: Sampled) -> None:
+        by_sequence: dict[int, SampledToken] = {token.sequence: token for token in sampled.drawn}
+        owners = {row.row.sequence: row for row in self._rows.values()} if sampled.scored else {}
+        for token in sampled.scored:
+            if (owner := owners.get(token.sequence)) is not None:
+                owner.scored[token.position] = token
+        try:
+            grown = self._scheduler.complete(
+                sampled.step, sampled.microbatch, [(token.sequence, token.token) for token in sampled.drawn]
+            )
+        except (ValueError, IndexError) as error:
+            raise RingProtocolError(str(error)) from error
+        results = []
+        for row, _ in grown:
+            finished = self._grow(row, by_sequence[row.sequence])
+            if finished is not None:
+                results.append(finished)
+        if results:
+            self._desk.rows_done(results)
+        self._wake.set()
+
+    def _grow(self, row: Row, token: SampledToken) -> RowResult | None:
+        head_row = self._rows[row.key]
+        if not head_row.finished:  # a row that is only scored draws one token that nobody asked for
+            head_row.push(token)
+            self.completion_tokens += 1
+        if not head_row.finished:
+            return None
+        del self._rows[row.key]
+        self._scheduler.finish(row)
+        return head_row.result(int(time.time()))
+
+
+def _open_or_error(leased: LeasedRow, lease: Lease, text: TextModel) -> HeadRow | RowResult:
+    try:
+        return open_row(leased, lease, text)
+    except RequestError as error:
+        return error_result(leased, lease.lease, lease.fence, error)
+
+
+def _too_large(row: HeadRow) -> RowResult:
+    error = RequestError(
+        "max_tokens",
+        f"after {row.row.length} tokens the row needs more KV memory than this ring has",
+        "row_exceeds_kv_capacity",
+    )
+    return error_result(row.leased, row.lease, row.fence, error)

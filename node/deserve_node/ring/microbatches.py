@@ -1,0 +1,71 @@
+"""How many microbatches a ring needs. Pure.
+
+A ring with N_B microbatches gives one token to each of its rows every
+
+    period(N_B) = max(N_B * max_i T_i, N_B * sum_i T_i / E, sum_i T_i + sum_i L_i),   T_i = a_i + b_i * rows / N_B
+
+where L_i is the one-way latency of hop i and E how many stages can compute at the same instant (fewer than there are
+where stages share a machine's cores). More microbatches hide latency, fewer make larger and so cheaper ones; the best
+number is where the terms meet. DeServe section 3 gives the case of equal stages on machines of their own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deserve_network.control_messages import StageReady
+
+__all__ = ["RingTiming", "microbatches_for"]
+
+MOST = 64
+LATENCY_SLACK = 1.25
+"""Hops are planned this much longer than measured, so that jitter finds a microbatch waiting rather than a bubble."""
+FRAME_S = 0.003
+"""What a frame costs a hop beside the wire: two thread changes, encryption, a wake-up (measured on loopback)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RingTiming:
+    """What a ring measured: seconds of a stage per step (`fixed_s`) and per row in it (`row_s`), of a hop one way."""
+
+    fixed_s: tuple[float, ...]
+    row_s: tuple[float, ...]
+    hop_s: tuple[float, ...]
+    parallel: float
+
+    @classmethod
+    def measured(cls, stages: Sequence[StageReady]) -> RingTiming:
+        row_s = tuple(max(0.0, (s.step_time_64_s - s.step_time_16_s) / 48) for s in stages)
+        fixed_s = tuple(max(0.0, s.step_time_16_s - 16 * row) for s, row in zip(stages, row_s, strict=True))
+        hop_s = tuple(s.next_rtt_s / 2 * LATENCY_SLACK + FRAME_S for s in stages) if len(stages) > 1 else (0.0,)
+        machines: dict[str, list[StageReady]] = defaultdict(list)
+        for stage in stages:
+            machines[stage.machine].append(stage)
+        parallel = sum(
+            min(len(members), members[0].cores / max(1, members[0].threads)) for members in machines.values()
+        )
+        return cls(fixed_s, row_s, hop_s, max(1.0, parallel))
+
+    def period_s(self, rows: int, microbatches: int) -> float:
+        """Seconds between two tokens of a row, decoding only."""
+        size = -(-rows // microbatches)
+        times = [fixed + size * row for fixed, row in zip(self.fixed_s, self.row_s, strict=True)]
+        return max(
+            microbatches * max(times),
+            microbatches * sum(times) / self.parallel,
+            sum(times) + sum(self.hop_s),
+        )
+
+
+def microbatches_for(timing: RingTiming, rows: int) -> int:
+    """The number of microbatches with the shortest period for `rows` rows; the smaller of two within 2 %."""
+    if len(timing.fixed_s) == 1 or rows <= 1:
+        return 1
+    best, best_s = 1, timing.period_s(rows, 1)
+    for count in range(2, min(MOST, rows) + 1):
+        period = timing.period_s(rows, count)
+        if period < best_s * 0.98:
+            best, best_s = count, period
+    return best

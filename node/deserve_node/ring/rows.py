@@ -1,0 +1,122 @@
+"""A row at the head of a ring: from the leased request body to the response body.
+
+Everything that has to do with text happens here, with `deserve_text`; the scheduler sees token ids only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from deserve_network.control_messages import Lease, LeasedRow, RowLog, RowResult
+from deserve_network.ring_messages import Admit, SampledToken, Sampling, TokenBias
+from deserve_node.ring.scheduler import Row
+from deserve_text.errors import RequestError
+from deserve_text.output import OutputText
+from deserve_text.requests import CompletionRequest, parse_request
+from deserve_text.responses import build_response
+from deserve_text.tokenizer import TextModel
+
+__all__ = ["HeadRow", "error_result", "open_row"]
+
+
+@dataclass(slots=True, eq=False)
+class HeadRow:
+    """One leased row under way. `generated` is its token log; `scored` the prompt's log-probabilities, if asked for."""
+
+    leased: LeasedRow
+    lease: int
+    fence: int
+    text: TextModel
+    request: CompletionRequest
+    row: Row
+    output: OutputText
+    sampling: Sampling
+    generated: list[SampledToken] = field(default_factory=list)
+    scored: dict[int, SampledToken] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.output.finish_reason is not None
+
+    def push(self, token: SampledToken) -> None:
+        """One more token drawn. The scheduler's row has it already."""
+        self.generated.append(token)
+        self.output.push(token.token)
+
+    def admit(self, ring: str, epoch: int) -> Admit:
+        return Admit(ring, epoch, self.row.sequence, self.sampling, self.row.prompt, tuple(self.row.generated))
+
+    def result(self, created: int) -> RowResult:
+        """The finished row as the coordinator stores it."""
+        scored = [self.scored[position] for position in sorted(self.scored)]
+        body = build_response(
+            self.text,
+            self.request,
+            self.row.prompt,
+            self.generated,
+            scored,
+            self.output,
+            f"{'chatcmpl' if self.request.messages is not None else 'cmpl'}-{self.leased.row}",
+            created,
+        )
+        return RowResult(
+            self.leased.row,
+            self.lease,
+            self.fence,
+            json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(),
+            200,
+            len(self.row.prompt),
+            len(self.generated),
+        )
+
+    def log(self) -> RowLog:
+        return RowLog(self.leased.row, self.lease, self.fence, tuple(self.generated))
+
+
+def open_row(leased: LeasedRow, lease: Lease, text: TextModel) -> HeadRow:
+    """Parse, tokenise and replay the row's token log. Raises `RequestError` for a row that cannot be served."""
+    request = parse_request(leased.endpoint, json.loads(leased.body))
+    prompt = text.encode(request)
+    row = HeadRow(
+        leased=leased,
+        lease=lease.lease,
+        fence=lease.fence,
+        text=text,
+        request=request,
+        row=Row(leased.row, prompt, score_prompt=request.echo and request.logprobs >= 0),
+        output=OutputText(text, request, prompt),
+        sampling=sampling_of(request, text, leased.seed),
+    )
+    for token in leased.generated:
+        row.row.generated.append(token.token)
+        row.push(token)
+    return row
+
+
+def sampling_of(request: CompletionRequest, text: TextModel, seed: int) -> Sampling:
+    """What the tail must know; `seed` serves where the request names none."""
+    return Sampling(
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        repetition_penalty=request.repetition_penalty,
+        logit_bias=tuple(TokenBias(token, bias) for token, bias in request.logit_bias),
+        seed=seed if request.seed is None else request.seed,
+        logprobs=request.logprobs,
+        prompt_logprobs=request.logprobs if request.echo else -1,
+        min_tokens=request.min_tokens,
+        stop_token_ids=tuple(text.eos_token_ids),
+    )
+
+
+def error_result(leased: LeasedRow, lease: int, fence: int, error: RequestError) -> RowResult:
+    """A row that ends as an error, in OpenAI's shape."""
+    body: dict[str, Any] = {
+        "error": {"message": str(error), "type": "invalid_request_error", "param": error.param, "code": error.code}
+    }
+    return RowResult(leased.row, lease, fence, json.dumps(body).encode(), error.status, 0, 0)
