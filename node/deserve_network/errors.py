@@ -44,11 +44,11 @@ class DialError(NetworkError):
     """No stream to the peer; the text says at which step it failed."""
 
 
-class StreamClosed(NetworkError):  # noqa: N818 - a state, not a mistake
+class StreamClosed(NetworkError):
     """The stream is over: closed or reset by either side, or its connection died."""
 
 
-class ChannelClosed(NetworkError):  # noqa: N818 - a state, not a mistake
+class ChannelClosed(NetworkError):
     """The control channel is over."""
 
 
@@ -60,9 +60,9 @@ class SchemaError(ProtocolError, ValueError):
     """Bytes or a value do not form the message they claim to be; the text names message and field."""
 
 
-class LinkRefused(NetworkError):  # noqa: N818 - a state, not a mistake
+class LinkRefused(NetworkError):
     """Both ends answered, but name, peer or session do not match."""
 
 
-class LinkLost(NetworkError):  # noqa: N818 - a state, not a mistake
+class LinkLost(NetworkError):
     """The link is gone for good; frames that were not acknowledged may or may not have arrived."""

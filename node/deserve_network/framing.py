@@ -45,6 +45,8 @@ class Kind(enum.IntEnum):
     """Carries `received` and `consumed` only."""
     OPEN = 5
     """Handshake of a link, a message of `LINK`."""
+    CLOSE = 6
+    """The sender has closed the link for good; nothing follows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,9 @@ def _scalar_decoder(kind: type, limit: int) -> Decoder:
     def decode(value: Any, where: str) -> Any:
         if kind is float and type(value) is int:
             value = float(value)
-        if type(value) is not kind:
-            raise SchemaError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
+        found: Any = type(value)
+        if found is not kind:
+            raise SchemaError(f"{where}: expected {kind.__name__}, got {found.__name__}")
         if kind is int and abs(value) > limit:
             raise SchemaError(f"{where}: {value} exceeds {limit}")
         if kind is float and not math.isfinite(value):
@@ -99,8 +100,8 @@ def _fields(kind: type) -> tuple[tuple[str, Encoder, Decoder], ...]:
 
 
 def _encode_fields(kind: type, value: Any) -> list[Any]:
-    if type(value) is not kind:
-        raise SchemaError(f"expected {kind.__name__}, got {type(value).__name__}")
+    if value.__class__ is not kind:
+        raise SchemaError(f"expected {kind.__name__}, got {value.__class__.__name__}")
     return [encode(getattr(value, name)) for name, encode, _ in _fields(kind)]
 
 

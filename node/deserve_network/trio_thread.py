@@ -76,8 +76,9 @@ class TrioThread:
             raise NetworkError("the host is closed") from error
 
     def spawn(self, function: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """From trio: start a task that lives until it ends or the thread closes."""
-        self._nursery.start_soon(self._guarded, function, args)
+        """From trio: start a task that lives until it ends or the thread closes; none once it closes."""
+        if not self._stop.is_set():
+            self._nursery.start_soon(self._guarded, function, args)
 
     async def _guarded(self, function: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         try:

@@ -1,0 +1,248 @@
+"""A link between two neighbours of a ring: messages with payloads, in order, exactly once, across broken streams.
+
+A link outlives its streams. When one breaks, the dialer opens the next, both ends say what they have received, and
+what is missing is sent again; nobody above notices more than a pause. After `reconnect_s` without success the link is
+lost for good (`LinkLost`), which is the ring's business. Pairing the two ends is that of `links`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deserve_network.control_messages import LinkShape
+from deserve_network.emulation import Line
+from deserve_network.errors import LinkLost, LinkRefused, NetworkError, ProtocolError
+from deserve_network.framing import Kind, Limits, byte_views
+from deserve_network.link_messages import NONCE_BYTES, Open, Opened
+from deserve_network.link_session import ClosedByPeer, LinkTimes, Session
+from deserve_network.link_state import LinkState, Window
+from deserve_network.schema import Table
+from deserve_network.stream import Buffer, Stream
+
+__all__ = ["MAX_PAYLOAD_BYTES", "Frame", "Link"]
+
+log = logging.getLogger(__name__)
+
+MAX_PAYLOAD_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    message: Any
+    payload: memoryview
+    """Bytes, read-only; empty where the message has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A frame as it waits for its acknowledgement."""
+
+    header: bytes
+    payload: list[memoryview]
+    payload_bytes: int
+
+
+Connect = Callable[["Link", float], Awaitable[tuple[Stream, Opened | Open]]]
+"""Bring the next stream, handshake done, before a deadline (loop time); raises `NetworkError` when it passes."""
+
+
+class Link:
+    """Made by `Links.dial` and `Links.accept`. One task receives; any number may send. Both are safe to cancel."""
+
+    def __init__(
+        self,
+        name: str,
+        peer_id: str,
+        *,
+        table: Table,
+        shape: LinkShape,
+        dialer: bool,
+        window: Window,
+        times: LinkTimes,
+        connect: Connect,
+    ) -> None:
+        self.name = name
+        self.peer_id = peer_id
+        self.rtt_s = 0.0
+        """Smoothed round trip of the heartbeats, emulation included; 0 until the first has come back."""
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        """Headers and payloads of data frames, each counted once however often it travelled."""
+        self.streams = 0
+        """Streams this link has lived on; more than one means that it was restored."""
+        self.session_id = secrets.token_bytes(NONCE_BYTES)
+        self.peer_session_id = b""
+        self.state: LinkState[_Content] = LinkState(window)
+        self.times = times
+        self._table = table
+        self._limits = Limits(table.max_bytes, MAX_PAYLOAD_BYTES)
+        self._line = Line(shape, f"{name}/{'out' if dialer else 'back'}")
+        self._connect = connect
+        self._session: Session | None = None
+        self._inbox: collections.deque[Frame] = collections.deque()
+        self._arrival = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._standing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lost: NetworkError | None = None
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name=f"link {name}")
+
+    # What the ring uses.
+
+    async def send(self, message: object, payload: Sequence[Buffer] = ()) -> None:
+        """Hand over one frame; returns as soon as the peer's window has room for it.
+
+        `payload`: contiguous buffers of any type, sent back to back. They are not copied: they must not change until
+        the peer has acknowledged the frame. Raises `LinkLost`, and `SchemaError` or `ProtocolError` where the frame is
+        over a limit.
+        """
+        header = self._table.encode(message)
+        views = byte_views(payload)
+        nbytes = sum(view.nbytes for view in views)
+        if nbytes > MAX_PAYLOAD_BYTES:
+            raise ProtocolError(f"payload of {nbytes} bytes, at most {MAX_PAYLOAD_BYTES}")
+        total = len(header) + nbytes
+        async with self._turn:
+            while self._lost is None and not self.state.room_for(total):
+                await self._news()
+            if self._lost is not None:
+                raise LinkLost(f"link {self.name} to {self.peer_id}: {self._lost}") from self._lost
+            outgoing = self.state.send(_Content(header, views, nbytes), total)
+            self.bytes_sent += total
+            if self._session is not None:
+                self._session.send(outgoing.sequence, header, views, nbytes)
+
+    async def receive(self) -> Frame:
+        """The next frame. Raises `LinkLost` once the link is lost and every frame that had arrived is taken."""
+        while not self._inbox:
+            if self._lost is not None:
+                raise LinkLost(f"link {self.name} to {self.peer_id}: {self._lost}") from self._lost
+            self._arrival.clear()
+            await self._arrival.wait()
+        frame = self._inbox.popleft()
+        self.state.consume()
+        if self._session is not None:
+            self._session.have_news()
+        return frame
+
+    async def close(self) -> None:
+        """Wait for acknowledgements (at most `flush_s`), tell the peer, end. Safe to repeat; never raises."""
+        if not self._closing:
+            self._closing = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.times.flush_s):
+                    while self._session is not None and not self.state.all_received:
+                        await self._news()
+                    if self._session is not None:
+                        self._session.send_control(Kind.CLOSE)
+                        # The peer drops the stream when it has read that; ours to drop it first would outrun the frame.
+                        await asyncio.wait([self._task])
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    # What `Links` calls.
+
+    async def established(self) -> None:
+        """Until the first stream stands. Raises `LinkRefused` or `LinkLost`."""
+        await asyncio.shield(self._standing)
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        """Call back once the link is lost or closed."""
+        self._task.add_done_callback(lambda _: callback())
+
+    async def drop_stream(self) -> None:
+        """Give up the present stream, if any; the next one resumes the link."""
+        if self._session is not None:
+            await self._session.stream.reset()
+
+    # What its session calls.
+
+    def counters(self) -> tuple[int, int]:
+        return self.state.tell()
+
+    def owes_news(self) -> bool:
+        return self.state.owes_news
+
+    def on_counters(self, received: int, consumed: int) -> None:
+        before = (self.state.peer_received, self.state.peer_consumed)
+        self.state.heard(received, consumed)
+        if before != (self.state.peer_received, self.state.peer_consumed):
+            self._progress.set()
+
+    def on_data(self, sequence: int, header: bytes, payload: bytes) -> None:
+        message = self._table.decode(header)
+        if self.state.accept(sequence, len(header) + len(payload)):
+            self.bytes_received += len(header) + len(payload)
+            self._inbox.append(Frame(message, memoryview(payload)))
+            self._arrival.set()
+        if self._session is not None:
+            self._session.have_news()
+
+    def on_rtt(self, seconds: float) -> None:
+        self.rtt_s = seconds if not self.rtt_s else self.rtt_s + (seconds - self.rtt_s) / 4
+
+    # Its life.
+
+    async def _news(self) -> None:
+        """Until the peer has received or consumed more, or a stream came or went."""
+        self._progress.clear()
+        await self._progress.wait()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            deadline = loop.time() + self.times.connect_s
+            while True:
+                stream, answer = await self._connect(self, deadline)
+                try:
+                    await self._live(stream, answer)
+                except ClosedByPeer:
+                    raise
+                except (ProtocolError, LinkRefused):
+                    raise
+                except NetworkError:
+                    if self._closing:
+                        # A task group that fails in the moment it is cancelled reports the failure only.
+                        raise LinkLost("closed") from None
+                    deadline = loop.time() + self.times.reconnect_s
+        except NetworkError as error:
+            self._lose(error)
+        except asyncio.CancelledError:
+            self._lose(LinkLost("closed"))
+            raise
+        except Exception:
+            log.exception("link %s failed", self.name)
+            self._lose(LinkLost("an error of our own, see the log"))
+
+    async def _live(self, stream: Stream, answer: Opened | Open) -> None:
+        session = Session(stream, self._line, self, self._limits, self.times)
+        self.streams += 1
+        missing = self.state.resume(answer.received, answer.consumed, Window(answer.window_bytes, answer.window_frames))
+        for outgoing in missing:
+            content = outgoing.frame
+            session.send(outgoing.sequence, content.header, content.payload, content.payload_bytes)
+        self._session = session
+        if not self._standing.done():
+            self._standing.set_result(None)
+        self._progress.set()
+        try:
+            await session.run()
+        finally:
+            self._session = None
+
+    def _lose(self, error: NetworkError) -> None:
+        self._lost = error
+        if not self._standing.done():
+            self._standing.set_exception(error)
+            self._standing.exception()
+        self._arrival.set()
+        self._progress.set()

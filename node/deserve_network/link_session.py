@@ -1,0 +1,144 @@
+"""One life of a link on one stream: reads frames, answers pings, watches for silence, until the stream breaks.
+
+Decides nothing about delivery (`link_state`) or reconnecting (`link`): it ends with the reason why it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from deserve_network.emulation import Line
+from deserve_network.errors import NetworkError, ProtocolError, StreamClosed
+from deserve_network.framing import Kind, Limits, Preamble, read_frame
+from deserve_network.outlet import Outlet
+from deserve_network.stream import Buffer, Stream
+
+__all__ = ["LinkTimes", "Owner", "Session"]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTimes:
+    """Deadlines and intervals of a link, seconds."""
+
+    connect_s: float = 60.0
+    """From `dial` or `accept` until the link stands; the other end may still be loading its layers."""
+    reconnect_s: float = 15.0
+    """From the loss of a stream until the link counts as lost."""
+    heartbeat_s: float = 1.0
+    silence_s: float = 5.0
+    """A stream that brings nothing for this long is dead. Longer than any round trip."""
+    ack_delay_s: float = 0.005
+    """How long news of received and consumed frames may wait for company."""
+    flush_s: float = 2.0
+    """How long `close` waits for acknowledgements."""
+
+
+class Owner(Protocol):
+    """What a session asks of its link."""
+
+    def counters(self) -> tuple[int, int]:
+        """Received and consumed, for a frame that leaves now."""
+
+    def owes_news(self) -> bool: ...
+
+    def on_counters(self, received: int, consumed: int) -> None: ...
+
+    def on_data(self, sequence: int, header: bytes, payload: bytes) -> None: ...
+
+    def on_rtt(self, seconds: float) -> None: ...
+
+
+class ClosedByPeer(NetworkError):
+    """The peer said that it is done. Internal to the package."""
+
+
+class Session:
+    """`run` returns never; it raises `NetworkError` when the stream is of no more use, or is cancelled."""
+
+    def __init__(self, stream: Stream, line: Line, owner: Owner, limits: Limits, times: LinkTimes) -> None:
+        self.stream = stream
+        self.outlet = Outlet(stream, line)
+        self._owner = owner
+        self._limits = limits
+        self._times = times
+        self._pings: dict[int, float] = {}
+        self._ping = 0
+        self._news = asyncio.Event()
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.outlet.run())
+                group.create_task(self._read())
+                group.create_task(self._beat())
+                group.create_task(self._watch())
+                group.create_task(self._acknowledge())
+        except BaseExceptionGroup as errors:
+            # The first failure ends the others; what they say about it adds nothing.
+            raise errors.exceptions[0] from None
+        finally:
+            await self.stream.reset()
+
+    def send(self, sequence: int, header: bytes, payload: list[memoryview], nbytes: int) -> None:
+        received, consumed = self._owner.counters()
+        preamble = Preamble(Kind.DATA, len(header), nbytes, sequence, received, consumed)
+        self.outlet.push([preamble.encode(), header, *payload])
+
+    def send_control(self, kind: Kind, sequence: int = 0) -> None:
+        received, consumed = self._owner.counters()
+        frame: list[Buffer] = [Preamble(kind, 0, 0, sequence, received, consumed).encode()]
+        # A CLOSE must come after the data before it; the others are better early.
+        self.outlet.push(frame, urgent=kind is not Kind.CLOSE)
+
+    def have_news(self) -> None:
+        """Something was received or consumed: an acknowledgement leaves within `ack_delay_s`, or on a frame before."""
+        self._news.set()
+
+    async def _acknowledge(self) -> None:
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(self._times.ack_delay_s)
+            self._news.clear()
+            if self._owner.owes_news():
+                self.send_control(Kind.ACK)
+
+    async def _beat(self) -> None:
+        while True:
+            self._ping += 1
+            self._pings[self._ping] = time.monotonic()
+            if len(self._pings) > 64:
+                del self._pings[next(iter(self._pings))]
+            self.send_control(Kind.PING, self._ping)
+            await asyncio.sleep(self._times.heartbeat_s)
+
+    async def _watch(self) -> None:
+        # Counts its own ticks instead of comparing clocks: a loop that stood still must not accuse its peer.
+        ticks, before = 0, self.stream.bytes_received
+        while ticks < 5:
+            await asyncio.sleep(self._times.silence_s / 5)
+            now = self.stream.bytes_received
+            ticks, before = (0 if now != before else ticks + 1), now
+        raise StreamClosed(f"silent for {self._times.silence_s:g} s")
+
+    async def _read(self) -> None:
+        while True:
+            preamble, header, payload = await read_frame(self.stream, self._limits)
+            self._owner.on_counters(preamble.received, preamble.consumed)
+            match preamble.kind:
+                case Kind.DATA:
+                    self._owner.on_data(preamble.sequence, header, payload)
+                case Kind.PING:
+                    self.send_control(Kind.PONG, preamble.sequence)
+                case Kind.PONG:
+                    begun = self._pings.pop(preamble.sequence, None)
+                    if begun is not None:
+                        self._owner.on_rtt(time.monotonic() - begun)
+                case Kind.ACK:
+                    pass
+                case Kind.CLOSE:
+                    raise ClosedByPeer("the peer closed the link")
+                case Kind.OPEN:
+                    raise ProtocolError("a handshake in the middle of a link")
