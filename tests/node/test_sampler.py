@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from deserve_network.ring_messages import Sampling, TokenBias
-from deserve_node.sampler import Sampler, SamplingError, SamplingRow, ScoringRow
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from deserve_network.ring_messages import Sampling, TokenBias
+from deserve_node.sampler import Sampler, SamplingError, SamplingRow, ScoringRow
 
 VOCAB = 37
 
