@@ -92,10 +92,15 @@ class Link:
         self._turn = asyncio.Lock()
         self._standing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lost: NetworkError | None = None
-        self._closing = False
+        self._over = False
         self._task = asyncio.create_task(self._run(), name=f"link {name}")
 
     # What the ring uses.
+
+    @property
+    def lost(self) -> bool:
+        """Whether the link has ended for good."""
+        return self._lost is not None
 
     async def send(self, message: object, payload: Sequence[Buffer] = ()) -> None:
         """Hand over one frame; returns as soon as the peer's window has room for it.
@@ -135,16 +140,16 @@ class Link:
 
     async def close(self) -> None:
         """Wait for acknowledgements (at most `flush_s`), tell the peer, end. Safe to repeat; never raises."""
-        if not self._closing:
-            self._closing = True
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.times.flush_s):
-                    while self._session is not None and not self.state.all_received:
-                        await self._news()
-                    if self._session is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.times.flush_s):
+                told = None
+                while self._lost is None:
+                    # The peer answers in kind; a stream that breaks before is replaced, and the next one told again.
+                    if self._session is not told and self._session is not None and self.state.all_received:
                         self._session.send_control(Kind.CLOSE)
-                        # The peer drops the stream when it has read that; ours to drop it first would outrun the frame.
-                        await asyncio.wait([self._task])
+                        told = self._session
+                    await self._news()
+        self._over = True
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -210,7 +215,7 @@ class Link:
                 except (ProtocolError, LinkRefused):
                     raise
                 except NetworkError:
-                    if self._closing:
+                    if self._over:
                         # A task group that fails in the moment it is cancelled reports the failure only.
                         raise LinkLost("closed") from None
                     deadline = loop.time() + self.times.reconnect_s
@@ -238,6 +243,7 @@ class Link:
             await session.run()
         finally:
             self._session = None
+            self._progress.set()
 
     def _lose(self, error: NetworkError) -> None:
         self._lost = error

@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from deserve_models.summary import inspect
 
-from deserve_models import ModelError, ModelFiles, resolve
+from deserve_models import ModelError, ModelFiles, inspect, resolve
 from deserve_network.channel import Channel
 from deserve_network.control_messages import (
     CONTROL,
@@ -143,17 +142,17 @@ class Daemon:
 
     def _offer(self, model: ModelRef) -> Offer:
         files = self._files(model)
-        summary = inspect(files)
         dtype = DTYPES.get(model.dtype)
         if dtype is None:
             raise RefusedError(f"this node cannot compute in {model.dtype!r}")
-        layer_bytes = summary.layer_bytes(dtype.itemsize)
+        summary = inspect(files, dtype=model.dtype)
+        layer_bytes = max(summary.layer_bytes)
         return Offer(
             files.digest,
             measure_layer_time(layer_bytes, summary.hidden_size, dtype, self.device),
             layer_bytes,
-            summary.edge_bytes(dtype.itemsize),
-            summary.kv_bytes_per_token_layer(dtype.itemsize),
+            summary.edge_bytes,
+            summary.kv_bytes_per_token_layer,
         )
 
     def _files(self, model: ModelRef) -> ModelFiles:

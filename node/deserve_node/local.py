@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from deserve_models import ModelFiles
+from deserve_models import ModelFiles, inspect
 from deserve_network.control_messages import Lease, LeasedRow, RowResult
 from deserve_node.engine import Engine, KvCache
 from deserve_node.ring.compute import Compute
@@ -56,8 +56,6 @@ class LocalRing:
         token_budget: int = 512,
         microbatches: int = 1,
     ) -> None:
-        from deserve_models.summary import inspect
-
         where = device or torch.device("cpu")
         shard = load_shard(files, 0, inspect(files).num_layers, dtype=dtype, device=where)
         self.engine = Engine(shard, KvCache(shard.kv_layers, kv_bytes=kv_bytes, dtype=dtype, device=where))

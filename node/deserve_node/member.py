@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -270,6 +269,3 @@ class RingMember:
         if self._compute is not None:
             compute, self._compute = self._compute, None
             await asyncio.to_thread(compute.close)
-
-
-StatsSource = Callable[[float], Stats]

@@ -138,7 +138,7 @@ def _probe(
     if layer in slot.probed:
         raise UnsupportedModelError(f"layer {layer}: attends more than once")
     if not isinstance(attention_mask, Reach):
-        raise UnsupportedModelError(f"layer {layer}: {type(module).__name__} has no causal mask of transformers")
+        raise UnsupportedModelError(f"layer {layer}: its mask is neither causal, nor a sliding window, nor a chunk")
     slot.probed[layer] = KvLayer(
         layer=layer,
         kv_heads=key.shape[1],
@@ -150,8 +150,11 @@ def _probe(
     return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
 
 
-def _probe_mask(*, mask_function: Callable[..., Any], local_size: int | None = None, **_: Any) -> Reach:
-    """Instead of a mask: which of the three shapes that a ring serves `mask_function(batch, head, q, kv)` has."""
+def _probe_mask(*, mask_function: Callable[..., Any], local_size: int | None = None, **_: Any) -> Reach | None:
+    """Instead of a mask: which of the three shapes that a ring serves `mask_function(batch, head, q, kv)` has.
+
+    None for any other. That is no error yet: models also build masks that none of their layers uses.
+    """
     size = local_size or 1
     candidates = [Reach()] if not local_size else [Reach(window=size), Reach(chunk=size), Reach()]
     edges = {0, 1, size - 1, size, size + 1, 2 * size - 1, 2 * size, 2 * size + 1, 3 * size - 1, 3 * size}
@@ -167,4 +170,4 @@ def _probe_mask(*, mask_function: Callable[..., Any], local_size: int | None = N
             expected = expected & (key >= query // reach.chunk * reach.chunk)
         if torch.equal(seen, expected):
             return reach
-    raise UnsupportedModelError("the attention mask is neither causal, nor a sliding window, nor a chunk")
+    return None
