@@ -6,6 +6,7 @@ Decides nothing about delivery (`link_state`) or reconnecting (`link`): it ends 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -78,9 +79,17 @@ class Session:
                 group.create_task(self._acknowledge())
         except BaseExceptionGroup as errors:
             # The first failure ends the others; what they say about it adds nothing.
-            raise errors.exceptions[0] from None
+            failure = errors.exceptions[0]
+            if isinstance(failure, ClosedByPeer):
+                await self._answer_close()
+            raise failure from None
         finally:
             await self.stream.reset()
+
+    async def _answer_close(self) -> None:
+        with contextlib.suppress(NetworkError):
+            await self.stream.write([Preamble(Kind.CLOSE, 0, 0, 0, *self._owner.counters()).encode()])
+            await self.stream.close()
 
     def send(self, sequence: int, header: bytes, payload: list[memoryview], nbytes: int) -> None:
         received, consumed = self._owner.counters()

@@ -47,6 +47,8 @@ class ReadAhead:
 
     async def push(self, data: bytes) -> None:
         with self._lock:
+            if self._end is not None:
+                return  # abandoned: what follows a hole must not be read as if there were none
             self._chunks.append(data)
             self._size += len(data)
             self.received += len(data)
