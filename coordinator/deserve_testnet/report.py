@@ -39,8 +39,28 @@ class RunReport:
     setup_s: float
     output: str
 
+    @property
+    def exit_code(self) -> int:
+        """0 every row has a result, 3 some have, 1 none has."""
+        if self.completed == self.rows:
+            return 0
+        return 3 if self.completed else 1
+
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    def as_text(self) -> str:
+        """The same for a reader."""
+        lines = [
+            f"rows      {self.completed} of {self.rows} completed, {self.failed} failed",
+            f"tokens    {self.prompt_tokens} in, {self.completion_tokens} out",
+            f"time      {self.elapsed_s:.1f} s, {self.tokens_per_s:.1f} tokens/s; {self.setup_s:.1f} s of set-up before",
+            f"in flight {self.microbatches} microbatches of up to {self.rows_per_microbatch} rows",
+        ]
+        for stage in self.stages:
+            first, last = stage.layers
+            lines.append(f"  {stage.node:<8} layers {first:>3} to {last - 1:<3} {stage.busy_fraction:>4.0%} busy")
+        return "\n".join([*lines, f"output    {self.output}"])
 
 
 class Load:

@@ -1,0 +1,131 @@
+"""`deserve testnet`: run a file through a network on this machine, keep one up for other clients, or show the demo.
+
+Only flags and what is printed; the work is in `testnet`, `run` and `demo`. Results go to stdout, progress to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from deserve_testnet.errors import TestnetError
+
+__all__ = ["testnet"]
+
+Result = TypeVar("Result")
+
+_NETWORK_OPTIONS = [
+    click.option("--model", default="demo", show_default=True, help="demo, a directory, a GGUF file or a Hub id."),
+    click.option("--nodes", default=4, show_default=True, help="Node processes."),
+    click.option("--rings", default=1, show_default=True, help="Rings to cut them into; divides --nodes."),
+    click.option("--latency-ms", default=0.0, show_default=True, help="One way, on every link."),
+    click.option("--jitter-ms", default=0.0, show_default=True, help="Uniform, on top of the latency."),
+    click.option("--mbit", default=0.0, show_default=True, help="Bandwidth; 0 is unlimited."),
+    click.option(
+        "--wan",
+        type=click.Choice(["inline", "netns"]),
+        default="inline",
+        show_default=True,
+        help="Emulate links inside the nodes, or with network namespaces (Linux, root).",
+    ),
+    click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True),
+    click.option("--seed", default=0, show_default=True, help="For rows that name none, and for the emulation."),
+    click.option("--memory", default="", help="What each node lends, e.g. 2GiB; default: half the machine, divided."),
+    click.option("--threads", default=0, help="Of each node; default: the cores, divided."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--keep",
+        "directory",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Keep data and logs of every process in this directory.",
+    ),
+    click.option("--start-timeout-s", "start_deadline_s", default=300.0, show_default=True, help="Until rings serve."),
+]
+
+
+def _network_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_NETWORK_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _fail(error: TestnetError) -> NoReturn:
+    click.echo(f"Error: {error}", err=True)
+    click.get_current_context().exit(error.exit_code)
+
+
+def _run(make: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    from deserve_testnet.interrupt import run_until_interrupted
+
+    try:
+        return run_until_interrupted(make())
+    except TestnetError as error:
+        _fail(error)
+
+
+def _config(flags: dict[str, Any]) -> Any:
+    from deserve_testnet.config import TestnetConfig
+
+    try:
+        return TestnetConfig(**flags)
+    except TestnetError as error:
+        _fail(error)
+
+
+@click.group()
+def testnet() -> None:
+    """Run a whole network on this machine: real processes, real libp2p, emulated internet."""
+
+
+@testnet.command()
+@_network_options
+@click.option("--input", "source", type=click.Path(path_type=Path), required=True, help="OpenAI batch lines.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Written whole, in input order.")
+@click.option("--timeout-s", default=0.0, help="Give the rows at most this long; 0 is no limit.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@click.pass_context
+def run(ctx: click.Context, /, source: Path, output: Path, timeout_s: float, as_json: bool, **flags: Any) -> None:
+    """Start a network, send a batch file through it, write the results, and end it.
+
+    Exit codes: 0 every row has a result, 3 some have an error, 2 wrong flags or input, 1 failed, 130 interrupted.
+    """
+    from deserve_testnet.run import run_file
+
+    config = _config(flags)
+    report = _run(lambda: run_file(config, source, output, timeout_s=timeout_s))
+    click.echo(json.dumps(report.as_json()) if as_json else report.as_text())
+    ctx.exit(report.exit_code)
+
+
+@testnet.command()
+@_network_options
+@click.option("--json", "as_json", is_flag=True, help="Accepted for symmetry: the line is JSON in any case.")
+def up(as_json: bool, **flags: Any) -> None:
+    """Start a network and serve until interrupted.
+
+    Prints one JSON line {base_url, api_key, multiaddr} when every ring serves. Point any OpenAI client at it.
+    """
+    from deserve_testnet.serving import serve
+
+    config = _config(flags)
+    _run(lambda: serve(config, lambda line: click.echo(json.dumps(line))))
+
+
+@testnet.command()
+@_network_options
+@click.option("--output", type=click.Path(path_type=Path), default=Path("results.jsonl"), show_default=True)
+@click.pass_context
+def demo(ctx: click.Context, /, output: Path, **flags: Any) -> None:
+    """Send 64 real prompts through four nodes with 50 ms on every link, and show three answers."""
+    from deserve_testnet.demo import run_demo
+
+    if ctx.get_parameter_source("latency_ms") == click.core.ParameterSource.DEFAULT:
+        flags["latency_ms"] = 50.0
+    config = _config(flags)
+    text, exit_code = _run(lambda: run_demo(config, output))
+    click.echo(text)
+    ctx.exit(exit_code)

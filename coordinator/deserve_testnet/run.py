@@ -1,0 +1,111 @@
+"""`deserve testnet run`: one file through one network, and the figures of it.
+
+The file is checked before anything is started. Uploading, following and downloading are the client's; here they are put
+in order, and the results of the file's parts become one output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deserve_client.api import CoordinatorClient
+from deserve_client.batch_file import check_batch_file
+from deserve_client.download import download
+from deserve_client.errors import InputError
+from deserve_client.progress import follow, make_display
+from deserve_client.settings import Settings
+from deserve_testnet.config import TestnetConfig
+from deserve_testnet.errors import UsageError
+from deserve_testnet.joined_batches import JoinedBatches
+from deserve_testnet.lines import BatchPart, merge, split
+from deserve_testnet.report import RunReport
+from deserve_testnet.testnet import Testnet
+
+__all__ = ["run_batch", "run_file"]
+
+_POLL_S = 0.2
+
+
+async def run_file(config: TestnetConfig, source: Path, output: Path, *, timeout_s: float = 0.0) -> RunReport:
+    """Start a network, send `source` through it, write `output`, end the network.
+
+    After `timeout_s` (0: never) rows that are left are cancelled. Raises UsageError for an input that cannot be a batch
+    (naming line and field) or an output that cannot be written, ProcessDied where a process of the network ends early.
+    """
+    _check_before_start(source, output)
+    async with Testnet(config) as net:
+        return await net.unless_one_dies(run_batch(net, source, output, timeout_s=timeout_s))
+
+
+async def run_batch(net: Testnet, source: Path, output: Path, *, timeout_s: float = 0.0) -> RunReport:
+    """Send `source` through a running network and write `output`, results and errors in input order."""
+    with tempfile.TemporaryDirectory(prefix="deserve-parts-", dir=net.directory) as directory:
+        parts, numbers = _check(source, Path(directory))
+        async with CoordinatorClient(Settings(net.base_url, net.api_key)) as client:
+            files = [await client.upload(part.path) for part in parts]
+            begin = time.monotonic()
+            batches = [
+                await client.create_batch(file["id"], part.endpoint) for file, part in zip(files, parts, strict=True)
+            ]
+            joined = JoinedBatches(client, [batch["id"] for batch in batches])
+            total = await _follow(client, joined, source.name, timeout_s)
+            elapsed_s = (joined.last_row_s or time.monotonic()) - begin
+            results = await _download(client, joined, Path(directory))
+        merge(results, numbers, output)
+    counts, usage = total["request_counts"], total["usage"]
+    return RunReport(
+        rows=counts["total"],
+        completed=counts["completed"],
+        failed=counts["total"] - counts["completed"],
+        prompt_tokens=usage["input_tokens"],
+        completion_tokens=usage["output_tokens"],
+        elapsed_s=round(elapsed_s, 3),
+        tokens_per_s=round(usage["output_tokens"] / elapsed_s, 2),
+        stages=joined.load.stages,
+        microbatches=joined.load.microbatches,
+        rows_per_microbatch=joined.load.rows_per_microbatch,
+        setup_s=round(net.setup_s, 3),
+        output=str(output),
+    )
+
+
+def _check_before_start(source: Path, output: Path) -> None:
+    if not output.parent.is_dir() or output.is_dir():
+        raise UsageError(f"--output: {output}: no file can be written there")
+    with tempfile.TemporaryDirectory(prefix="deserve-parts-") as directory:
+        _check(source, Path(directory))
+
+
+def _check(source: Path, directory: Path) -> tuple[Sequence[BatchPart], dict[str, int]]:
+    parts, numbers = split(source, directory)
+    for part in parts:
+        try:
+            check_batch_file(part.path, part.endpoint)
+        except InputError as error:
+            raise UsageError(str(error).replace(str(part.path), str(source))) from error
+    return parts, numbers
+
+
+async def _follow(client: CoordinatorClient, joined: JoinedBatches, name: str, timeout_s: float) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(timeout_s or None):
+            return await follow(joined, name, make_display(), poll_s=_POLL_S)
+    except TimeoutError:
+        for batch_id in joined.batch_ids:
+            await client.cancel(batch_id)
+        return await follow(joined, name, make_display(), poll_s=_POLL_S)
+
+
+async def _download(client: CoordinatorClient, joined: JoinedBatches, directory: Path) -> list[Path]:
+    results = []
+    for batch in joined.latest:
+        for field in ("output_file_id", "error_file_id"):
+            if file_id := batch.get(field):
+                results.append(directory / f"{file_id}.jsonl")
+                await download(client, file_id, results[-1])
+    return results
