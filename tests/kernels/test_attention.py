@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,7 +27,7 @@ def threads():
 
 
 def assert_close(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=2e-5, atol=4e-6)
+    torch.testing.assert_close(actual, expected, rtol=2e-5, atol=1e-5)
 
 
 LENGTHS = st.integers(1, 200).flatmap(lambda context: st.tuples(st.just(context), st.integers(0, context)))
@@ -94,24 +96,8 @@ def test_queries_of_lower_precision_are_accumulated_in_fp32(batch_of, dtype):
 
 def test_subnormal_and_extreme_half_precision_pages_are_read_exactly(batch_of):
     batch = batch_of([(1, 1)], heads=1, kv_heads=1, key_dim=16, dtype=torch.float16)
-    values = [
-        0.0,
-        -0.0,
-        2.0**-24,
-        -(2.0**-24),
-        2.0**-14,
-        65504.0,
-        -65504.0,
-        1.0,
-        0.333,
-        1e-5,
-        3e-6,
-        -7e-5,
-        12,
-        -1,
-        9,
-        5,
-    ]
+    values = [0.0, -0.0, 2.0**-24, -(2.0**-24), 2.0**-14, 65504.0, -65504.0, 1.0]
+    values += [0.333, 1e-5, 3e-6, -7e-5, 12.0, -1.0, 9.0, 5.0]
     batch.value_pages[batch.page_table[0, 0], 0, 0] = torch.tensor(values, dtype=torch.float16)
     assert torch.equal(batch.attend(paged_attention)[0, 0], torch.tensor(values, dtype=torch.float16).float())
 
@@ -155,7 +141,7 @@ CASES = {
 def in_steps(batch, boundaries):
     """The queries of sequence 0, whose context is all queries, a stretch at a time."""
     parts = []
-    for begin, end in zip(boundaries, boundaries[1:], strict=False):
+    for begin, end in pairwise(boundaries):
         arguments = batch.arguments | {
             "query_start": torch.tensor([0, end - begin], dtype=torch.int32),
             "context": torch.tensor([end], dtype=torch.int32),
@@ -268,8 +254,8 @@ def test_pages_that_do_not_fit_are_refused(batch_of):
     batch = batch_of([(100, 4)])
     with pytest.raises(ArgumentError, match="do not fit"):
         paged_attention(batch.queries[..., :8], batch.key_pages, batch.value_pages, **batch.arguments)
+    pages = batch.key_pages.transpose(2, 3).contiguous().transpose(2, 3)
     with pytest.raises(ArgumentError, match="contiguous"):
-        pages = batch.key_pages.transpose(2, 3).contiguous().transpose(2, 3)
         paged_attention(batch.queries, pages, batch.value_pages, **batch.arguments)
     with pytest.raises(ArgumentError, match="float64"):
         paged_attention(batch.queries, batch.key_pages.double(), batch.value_pages.double(), **batch.arguments)

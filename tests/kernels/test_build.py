@@ -58,12 +58,10 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
 @pytest.mark.usefixtures("without_compiler")
 def test_without_a_compiler_the_reference_runs_after_one_warning(batch_of):
     batch = batch_of([(20, 5)])
-    with pytest.warns(RuntimeWarning, match="no-such-compiler") as warned:
+    with pytest.warns(RuntimeWarning, match="no-such-compiler"):
         first = batch.attend(paged_attention)
-        second = batch.attend(paged_attention)
-    assert len(warned) == 1
     assert torch.equal(first, batch.attend(reference.paged_attention))
-    assert torch.equal(second, first)
+    assert torch.equal(first, batch.attend(paged_attention))  # a second warning would be an error
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")

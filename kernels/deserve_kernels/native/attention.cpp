@@ -130,10 +130,7 @@ __attribute__((noinline)) void fold_softmax(Scratch& s, int64_t row, Range keep,
     Vec highest = nothing;
     for (int64_t strip = start; strip < keep.end; strip += kLanes) {
         Vec x = load(score + strip);
-        if (softcap > 0) {
-            Vec e = exp_vec(x * (2.0f / softcap));
-            x = (1.0f - 2.0f / (e + 1.0f)) * softcap;
-        }
+        if (softcap > 0) x = tanh_vec(x / softcap) * softcap;
         IntVec key = lanes + int32_t(strip);
         IntVec inside = (key >= int32_t(keep.begin)) & (key < int32_t(keep.end));
         x = inside ? x : nothing;

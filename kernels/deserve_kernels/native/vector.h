@@ -147,6 +147,20 @@ static inline Vec exp_vec(Vec x) {
     return vanishes ? Vec{} : y;
 }
 
+// tanh within 2 ulp. Near 0 a polynomial (Cephes) keeps the digits that 1 - 2 / (exp(2x) + 1) would lose.
+static inline Vec tanh_vec(Vec x) {
+    Vec z = x * x;
+    Vec p = splat(-5.70498872745e-3f);
+    p = p * z + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    p = p * z;
+    Vec near = p * x + x;
+    Vec far = 1.0f - 2.0f / (exp_vec(x + x) + 1.0f);
+    return z < splat(0.625f * 0.625f) ? near : far;
+}
+
 // log of positive normal numbers within 2 ulp. Cephes' polynomial.
 static inline Vec log_vec(Vec x) {
     IntVec bits = (IntVec)x;
