@@ -86,6 +86,8 @@ class Leases:
         self._patience_s = patience_s
         self._holders: dict[str, _Holder] = {}
         self._wake = asyncio.Event()
+        self.pending_rows = 0
+        """When last looked, for /metrics."""
         self.counts = LeaseCounts()
 
     def wake(self) -> None:
@@ -126,9 +128,10 @@ class Leases:
             self.wake()
             self._on_finished()
 
-    async def finish(self, results: Sequence[RowResult]) -> FinishCounts:
+    async def finish(self, holder: str, results: Sequence[RowResult]) -> FinishCounts:
         """Store results durably. Raises `ProtocolViolation` for what no honest head reports."""
-        counts = await self._store.finish_rows(await asyncio.to_thread(finished_rows, results))
+        counts = await self._store.finish_rows(holder, await asyncio.to_thread(finished_rows, results))
+        self.progress(holder)
         self.counts.rows_stored += counts.stored
         self.counts.duplicates += counts.duplicate
         self.counts.stale += counts.stale
@@ -138,9 +141,9 @@ class Leases:
             self._on_finished()
         return counts
 
-    async def take_back(self, rows: Sequence[RowLog]) -> int:
+    async def take_back(self, holder: str, rows: Sequence[RowLog]) -> int:
         """Unfinished rows with their token logs."""
-        count = await self._store.return_rows(returned_rows(rows))
+        count = await self._store.return_rows(holder, returned_rows(rows))
         self.counts.returned += count
         if count:
             self.wake()
@@ -195,7 +198,8 @@ class Leases:
             return
         demand = state.demand
         backlog = await self._store.backlog()
-        if not any(batch.pending for batch in backlog):
+        self.pending_rows = sum(batch.pending for batch in backlog)
+        if not self.pending_rows:
             return
         rings = sum(not other.leaving for other in self._holders.values())
         held = await self._store.held_by(holder)

@@ -67,7 +67,7 @@ class Ring:
             self.leases.request(self.holder, self.rows)
             message = await self.inbox.get()
             if isinstance(message, Lease):
-                await self.leases.finish([answer(message, row) for row in message.rows])
+                await self.leases.finish(self.holder, [answer(message, row) for row in message.rows])
                 self.served += [row.row for row in message.rows]
 
 

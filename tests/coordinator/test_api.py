@@ -103,7 +103,7 @@ async def test_expiry_keeps_finished_rows_and_names_the_others(service: Any) -> 
 
     kept = FinishedRow(leased.rows[0].key, leased.lease, leased.fence, 200, b'{"ok": 1}', 1, 1)
     late = FinishedRow(leased.rows[1].key, leased.lease, leased.fence, 200, b'{"ok": 2}', 1, 1)
-    await service.store.finish_rows([kept])
+    await service.store.finish_rows("ring-x/1", [kept])
     service.clock.now += 3601
     done = await service.until(batch["id"], "expired")
     assert done["expired_at"]
@@ -112,7 +112,7 @@ async def test_expiry_keeps_finished_rows_and_names_the_others(service: Any) -> 
     assert [(line["custom_id"], line["error"]["code"]) for line in errors] == [
         (f"r{i}", "batch_expired") for i in range(1, 6)
     ]
-    assert (await service.store.finish_rows([late])).duplicate == 1
+    assert (await service.store.finish_rows("ring-x/1", [late])).duplicate == 1
 
 
 async def test_pages_of_batches(service: Any) -> None:

@@ -121,13 +121,13 @@ def lease_rows(c: sqlite3.Connection, ring: str, shares: Mapping[str, int], max_
     return LeaseRecord(fence, fence, tuple(taken))
 
 
-def finish_rows(c: sqlite3.Connection, results: Sequence[FinishedRow]) -> FinishCounts:
-    """Store each result whose fence is its row's newest; a repeated or outdated one changes nothing and is counted."""
+def finish_rows(c: sqlite3.Connection, ring: str, results: Sequence[FinishedRow]) -> FinishCounts:
+    """Store each result whose fence is its row's newest and was `ring`'s; others change nothing and are counted."""
     stored = duplicate = stale = 0
     touched: set[str] = set()
     for result in results:
-        row = c.execute("SELECT batch_id, state, fence FROM rows WHERE key = ?", (result.key,)).fetchone()
-        if row is None or row["fence"] != result.fence or result.lease != result.fence:
+        row = c.execute("SELECT batch_id, state, fence, ring FROM rows WHERE key = ?", (result.key,)).fetchone()
+        if row is None or (row["fence"], row["fence"], row["ring"]) != (result.fence, result.lease, ring):
             stale += 1
         elif row["state"] == "done":
             duplicate += 1
@@ -151,13 +151,14 @@ def finish_rows(c: sqlite3.Connection, results: Sequence[FinishedRow]) -> Finish
     return FinishCounts(stored, duplicate, stale, frozenset(full))
 
 
-def return_rows(c: sqlite3.Connection, rows: Sequence[ReturnedRow]) -> int:
+def return_rows(c: sqlite3.Connection, ring: str, rows: Sequence[ReturnedRow]) -> int:
     """Unfinished rows come back with what was drawn so far. Returns how many; a row under a newer lease is not one."""
     count = 0
     for returned in rows:
         count += c.execute(
-            "UPDATE rows SET state = 'pending', log = coalesce(?, log) WHERE key = ? AND fence = ? AND state != 'done'",
-            (returned.log, returned.key, returned.fence),
+            "UPDATE rows SET state = 'pending', log = coalesce(?, log) WHERE key = ? AND fence = ? AND ring = ?"
+            " AND state != 'done'",
+            (returned.log, returned.key, returned.fence, ring),
         ).rowcount
     return count
 

@@ -122,11 +122,11 @@ class SqliteStore:
     async def lease_rows(self, ring: str, shares: Mapping[str, int], max_bytes: int) -> LeaseRecord | None:
         return await self._database.write(lambda c: row_queries.lease_rows(c, ring, shares, max_bytes))
 
-    async def finish_rows(self, results: Sequence[FinishedRow]) -> FinishCounts:
-        return await self._database.write(lambda c: row_queries.finish_rows(c, results))
+    async def finish_rows(self, ring: str, results: Sequence[FinishedRow]) -> FinishCounts:
+        return await self._database.write(lambda c: row_queries.finish_rows(c, ring, results))
 
-    async def return_rows(self, rows: Sequence[ReturnedRow]) -> int:
-        return await self._database.write(lambda c: row_queries.return_rows(c, rows))
+    async def return_rows(self, ring: str, rows: Sequence[ReturnedRow]) -> int:
+        return await self._database.write(lambda c: row_queries.return_rows(c, ring, rows))
 
     async def release_lease(self, fence: int, *, failed: bool) -> list[int]:
         return await self._database.write(lambda c: row_queries.release_lease(c, fence, failed=failed))

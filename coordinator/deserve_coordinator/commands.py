@@ -1,0 +1,141 @@
+"""`deserve coordinator start` and `status`: flags to configuration, errors to exit codes. The work is elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["coordinator"]
+
+
+@click.group()
+def coordinator() -> None:
+    """Accept batches and lead the nodes that compute them."""
+
+
+@coordinator.command()
+@click.option("--model", required=True, help='"demo", a directory, a GGUF file or a Hub id.')
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Kept state; one owner.")
+@click.option("--http", default="127.0.0.1:8700", show_default=True, metavar="HOST:PORT", help="Port 0: a free one.")
+@click.option("--listen", multiple=True, metavar="MULTIADDR", help="Where nodes connect; may be repeated.")
+@click.option("--ring-size", default="auto", show_default=True, metavar="auto|K", help="Nodes in a new ring.")
+@click.option("--link-latency-ms", type=float, default=0.0, help="Emulated one-way latency of every link.")
+@click.option("--link-jitter-ms", type=float, default=0.0, help="Emulated jitter.")
+@click.option("--link-mbit", type=float, default=0.0, help="Emulated bandwidth; 0 is the real one.")
+@click.option("--seed", type=int, default=0, help="Of the emulation.")
+@click.option("--max-upload-mb", type=int, default=200, show_default=True)
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="Default: DATA/api_key, made at the first start.")
+@click.option("--join-token-file", type=click.Path(path_type=Path), help="Nodes must bring this token.")
+@click.option("--settle-s", type=float, default=5.0, show_default=True, help="Wait before spares widen a ring.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option("--log-json", is_flag=True, help="Log lines as JSON objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
+def start(**flags: Any) -> None:
+    """Serve until interrupted."""
+    from deserve_coordinator.config import CoordinatorConfig, parse_ring_size
+    from deserve_coordinator.errors import ConfigurationError, CoordinatorError
+    from deserve_coordinator.logs import configure_logs
+    from deserve_models import ModelError
+    from deserve_network.control_messages import LinkShape
+    from deserve_network.errors import NetworkError
+    from deserve_text.errors import TextError
+
+    configure_logs(flags["log_level"], as_json=flags["log_json"])
+    try:
+        config = CoordinatorConfig(
+            model=flags["model"],
+            data=flags["data"],
+            dtype=flags["dtype"],
+            http=flags["http"],
+            listen=flags["listen"] or ("/ip4/127.0.0.1/tcp/0",),
+            ring_size=parse_ring_size(flags["ring_size"]),
+            link=LinkShape(flags["link_latency_ms"], flags["link_jitter_ms"], flags["link_mbit"], flags["seed"]),
+            max_upload_bytes=flags["max_upload_mb"] << 20,
+            api_key_file=flags["api_key_file"],
+            join_token_file=flags["join_token_file"],
+            settle_s=flags["settle_s"],
+        )
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        asyncio.run(_serve(config, flags["as_json"]))
+    except (CoordinatorError, ModelError, NetworkError, TextError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _serve(config: Any, as_json: bool) -> None:
+    from deserve_coordinator.server import load_model, run_coordinator
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    loading = asyncio.create_task(asyncio.to_thread(load_model, config))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        return
+    async with run_coordinator(config, loading.result()) as running:
+        ready = {"base_url": running.base_url, "api_key": running.api_key, "multiaddr": running.multiaddr}
+        if as_json:
+            click.echo(json.dumps(ready))
+        else:
+            click.echo("\n".join(f"{name:<10} {value}" for name, value in ready.items() if name != "api_key"))
+            click.echo(f"{'key':<10} in {config.api_key_file or config.data / 'api_key'}")
+        await stopping
+
+
+@coordinator.command()
+@click.option("--url", envvar="DESERVE_BASE_URL", default="http://127.0.0.1:8700/v1", show_default=True)
+@click.option("--api-key", envvar="DESERVE_API_KEY", help="Or --data, to read the key that start made.")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--json", "as_json", is_flag=True)
+def status(url: str, api_key: str | None, data: Path | None, as_json: bool) -> None:
+    """Show nodes and rings."""
+    from deserve_coordinator.api.auth import read_secret
+    from deserve_coordinator.errors import ConfigurationError
+
+    try:
+        key = api_key or (read_secret(data / "api_key") if data else None)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    if key is None:
+        raise click.UsageError("give --api-key, DESERVE_API_KEY or --data")
+    network = asyncio.run(_fetch(f"{url.rstrip('/')}/network", key))
+    if as_json:
+        click.echo(json.dumps(network))
+        return
+    click.echo(f"model {network['model']}")
+    for node in network["nodes"]:
+        click.echo(f"node {node['name']:<20} {node['state']:<8} {node['memory_bytes'] >> 20} MiB")
+    for ring in network["rings"]:
+        click.echo(f"ring {ring['ring']} epoch {ring['epoch']} {ring['state']}, {ring['rows_active']} rows")
+        for stage in ring["stages"]:
+            first, last = stage["layers"]
+            click.echo(f"  {stage['node']:<20} layers {first}-{last - 1}, busy {stage['busy_fraction']:.0%}")
+
+
+class _NoAnswer(click.ClickException):
+    exit_code = 4
+
+
+async def _fetch(url: str, key: str) -> dict[str, Any]:
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=10)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(url, headers={"Authorization": f"Bearer {key}"}) as response,
+        ):
+            body: dict[str, Any] = await response.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise _NoAnswer(f"{url}: {error or 'no answer'}") from error
+    if response.status != 200:
+        raise click.ClickException(f"{url}: {body['error']['message']}")
+    return body

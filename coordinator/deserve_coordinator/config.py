@@ -1,0 +1,59 @@
+"""What one coordinator is told at its start; the commands fill it in, nothing else reads flags or files for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deserve_coordinator.errors import ConfigurationError
+from deserve_network.control_messages import LinkShape
+
+__all__ = ["CoordinatorConfig", "parse_ring_size", "split_address"]
+
+DTYPES = ("float32", "bfloat16")
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of "host:port"; IPv6 in brackets. Raises `ConfigurationError`."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigurationError(f"--http {text}: expected HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def parse_ring_size(text: str) -> int | None:
+    """A number of nodes, or None for "auto". Raises `ConfigurationError`."""
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 256:
+        raise ConfigurationError(f"--ring-size {text}: expected auto or a number from 1 to 256")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class CoordinatorConfig:
+    model: str
+    data: Path
+    dtype: str = "float32"
+    http: str = "127.0.0.1:8700"
+    listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
+    ring_size: int | None = None
+    link: LinkShape = field(default_factory=LinkShape)
+    max_upload_bytes: int = 200 << 20
+    kv_tokens: int | None = None
+    """Tokens of KV planned for on each layer; None: the model's context, 4,096 at most."""
+    api_key_file: Path | None = None
+    join_token_file: Path | None = None
+    lease_s: float = 300.0
+    settle_s: float = 5.0
+    stats_interval_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigurationError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}")
+        if self.max_upload_bytes < 1:
+            raise ConfigurationError("--max-upload-mb: must be at least 1")
+        for name in ("latency_ms", "jitter_ms", "mbit"):
+            if getattr(self.link, name) < 0:
+                raise ConfigurationError(f"--link-{name.replace('_', '-')}: must not be negative")
+        split_address(self.http)

@@ -1,0 +1,183 @@
+"""The life of rings as a pure state machine: `apply(fleet, event, now) -> fleet, actions`.
+
+A ring is assigned, becomes ready stage by stage, serves, and is dissolved as a whole when any of its stages is lost or
+fails; its id comes back with the next epoch when the nodes that are left form a ring again. Spares form rings of
+their own if they can, and widen the ring with the fewest stages if they cannot. Touches no clock and no channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from deserve_coordinator.errors import PlanError
+from deserve_coordinator.fleet import (
+    Action,
+    Event,
+    Fleet,
+    Member,
+    NodeFailed,
+    NodeJoined,
+    NodeLost,
+    NodeReady,
+    Refuse,
+    Ring,
+    RingEnded,
+    RingServes,
+    Send,
+    Tick,
+)
+from deserve_coordinator.planner import arrange, choose, cut, holds_a_layer
+from deserve_network.control_messages import Assign, Begin, Release, StagePlace, StageReady
+
+__all__ = ["apply"]
+
+
+def apply(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, list[Action]]:
+    """The fleet after `event` at monotonic second `now`, and what has to be done, in order."""
+    actions: list[Action] = []
+    if isinstance(event, NodeJoined):
+        fleet = _join(fleet, event.member, actions)
+    elif isinstance(event, NodeLost):
+        fleet = _lose(fleet, event.peer_id, now, actions)
+    elif isinstance(event, NodeReady):
+        fleet = _ready(fleet, event, now, actions)
+    elif isinstance(event, NodeFailed):
+        fleet = _fail(fleet, event, now, actions)
+    elif isinstance(event, Tick):
+        fleet = _end_slow_loads(fleet, now, actions)
+    return _plan(fleet, now, actions), actions
+
+
+def _join(fleet: Fleet, member: Member, actions: list[Action]) -> Fleet:
+    policy = fleet.policy
+    if not holds_a_layer(member.capacity, policy.shape, policy.ring_size):
+        mib = member.capacity.memory_bytes >> 20
+        actions.append(
+            Refuse(
+                member.peer_id,
+                "memory_bytes",
+                f"{mib} MiB cannot hold one layer of {policy.model.id} with the KV and the edge it would need",
+            )
+        )
+        return fleet
+    return replace(fleet, nodes={**fleet.nodes, member.peer_id: member})
+
+
+def _lose(fleet: Fleet, peer_id: str, now: float, actions: list[Action]) -> Fleet:
+    nodes = {key: member for key, member in fleet.nodes.items() if key != peer_id}
+    ring = fleet.ring_of(peer_id)
+    fleet = replace(fleet, nodes=nodes)
+    return fleet if ring is None else _dissolve(fleet, ring, "a node of the ring was lost", actions)
+
+
+def _ready(fleet: Fleet, event: NodeReady, now: float, actions: list[Action]) -> Fleet:
+    message = event.ready
+    ring = fleet.rings.get(message.ring)
+    if ring is None or ring.epoch != message.epoch or ring.serving:
+        return fleet
+    if ring.place_of(event.peer_id) != message.stage:
+        actions.append(Refuse(event.peer_id, "stage", f"stage {message.stage} of {ring.id} is another node's"))
+        return fleet
+    ready = tuple(message if stage == message.stage else known for stage, known in enumerate(ring.ready))
+    ring = replace(ring, ready=ready)
+    complete = [stage for stage in ready if stage is not None]
+    if len(complete) == len(ready):
+        ring = replace(ring, serving=True)
+        head = ring.stages[0].peer_id
+        actions.append(RingServes(ring.id, ring.epoch, head))
+        actions.append(Send(head, Begin(ring.id, ring.epoch, tuple(complete))))
+        # Whoever got a ring to serve starts from a clean slate.
+        members = {p.peer_id: replace(fleet.nodes[p.peer_id], failures=0) for p in ring.stages}
+        fleet = replace(fleet, nodes={**fleet.nodes, **members})
+    return replace(fleet, rings={**fleet.rings, ring.id: ring})
+
+
+def _fail(fleet: Fleet, event: NodeFailed, now: float, actions: list[Action]) -> Fleet:
+    ring = fleet.rings.get(event.ring)
+    if ring is None or ring.epoch != event.epoch or ring.place_of(event.peer_id) is None:
+        return fleet
+    blamed = event.suspect if ring.place_of(event.suspect) is not None else event.peer_id
+    fleet = _rest(fleet, blamed, now)
+    return _dissolve(fleet, ring, event.reason, actions)
+
+
+def _end_slow_loads(fleet: Fleet, now: float, actions: list[Action]) -> Fleet:
+    for ring in list(fleet.rings.values()):
+        if not ring.serving and now - ring.began_s > fleet.policy.load_deadline_s:
+            for place, ready in zip(ring.stages, ring.ready, strict=True):
+                if ready is None:
+                    fleet = _rest(fleet, place.peer_id, now)
+            fleet = _dissolve(fleet, ring, "not ready within the deadline", actions)
+    return fleet
+
+
+def _rest(fleet: Fleet, peer_id: str, now: float) -> Fleet:
+    """Keep a node out of plans for 1, 2, 4, ... seconds, so that one that always fails does not spin the swarm."""
+    member = fleet.nodes.get(peer_id)
+    if member is None:
+        return fleet
+    rest_s = min(2.0 ** min(member.failures, 16), fleet.policy.longest_rest_s)
+    member = replace(member, failures=member.failures + 1, rests_until_s=now + rest_s)
+    return replace(fleet, nodes={**fleet.nodes, peer_id: member})
+
+
+def _dissolve(fleet: Fleet, ring: Ring, reason: str, actions: list[Action]) -> Fleet:
+    living = [place.peer_id for place in ring.stages if place.peer_id in fleet.nodes]
+    actions.extend(Send(peer_id, Release(ring.id, ring.epoch, reason)) for peer_id in living)
+    actions.append(RingEnded(ring.id, ring.epoch, ring.stages[0].peer_id in living))
+    rings = {key: other for key, other in fleet.rings.items() if key != ring.id}
+    return replace(fleet, rings=rings, vacant=(*fleet.vacant, (ring.id, ring.epoch + 1)))
+
+
+def _plan(fleet: Fleet, now: float, actions: list[Action]) -> Fleet:
+    while True:
+        spares = [m for m in fleet.nodes.values() if fleet.ring_of(m.peer_id) is None and m.rests_until_s <= now]
+        chosen = choose([spare.capacity for spare in spares], fleet.policy.shape, fleet.policy.ring_size)
+        if chosen is None:
+            return _widen(fleet, spares, now, actions)
+        stages = tuple(_place(spares[index], first, last) for index, (first, last) in chosen)
+        if fleet.vacant:
+            (ring_id, epoch), *rest = fleet.vacant
+            fleet = replace(fleet, vacant=tuple(rest))
+        else:
+            ring_id, epoch = f"{fleet.policy.ring_prefix}-{fleet.made + 1}", 1
+            fleet = replace(fleet, made=fleet.made + 1)
+        fleet = _assign(fleet, ring_id, epoch, stages, now, actions)
+
+
+def _place(member: Member, first: int, last: int) -> StagePlace:
+    return StagePlace(member.peer_id, member.name, member.addresses, first, last)
+
+
+def _assign(
+    fleet: Fleet, ring_id: str, epoch: int, stages: tuple[StagePlace, ...], now: float, actions: list[Action]
+) -> Fleet:
+    empty: tuple[StageReady | None, ...] = (None,) * len(stages)
+    ring = Ring(ring_id, epoch, stages, now, empty)
+    policy = fleet.policy
+    for stage, place in enumerate(stages):
+        actions.append(Send(place.peer_id, Assign(ring_id, epoch, stage, stages, policy.model, policy.link)))
+    return replace(fleet, rings={**fleet.rings, ring_id: ring})
+
+
+def _widen(fleet: Fleet, spares: list[Member], now: float, actions: list[Action]) -> Fleet:
+    """Put spares that cannot form a ring of their own into the one with the fewest stages, once they have settled."""
+    waiting = [spare for spare in spares if now - max(spare.joined_s, spare.rests_until_s) >= fleet.policy.settle_s]
+    serving = [ring for ring in fleet.rings.values() if ring.serving]
+    if not waiting or not serving:
+        return fleet
+    ring = min(serving, key=lambda r: (len(r.stages), r.id))
+    members = [fleet.nodes[place.peer_id] for place in ring.stages]
+    room = fleet.policy.shape.num_layers - len(members)
+    members += waiting[:room]
+    if room <= 0:
+        return fleet
+    members = [members[i] for i in arrange([m.capacity for m in members])]
+    try:
+        ranges = cut([m.capacity for m in members], fleet.policy.shape)
+    except PlanError:
+        return fleet
+    fleet = _dissolve(fleet, ring, "the ring is cut anew with more nodes", actions)
+    fleet = replace(fleet, vacant=fleet.vacant[:-1])
+    stages = tuple(_place(m, first, last) for m, (first, last) in zip(members, ranges, strict=True))
+    return _assign(fleet, ring.id, ring.epoch + 1, stages, now, actions)

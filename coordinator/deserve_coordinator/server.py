@@ -1,0 +1,185 @@
+"""One running coordinator: opens the data directory, listens for HTTP and for nodes, and keeps its tasks alive."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from deserve_coordinator.api.application import Routes, build_application
+from deserve_coordinator.api.auth import load_or_create_key, read_secret
+from deserve_coordinator.api.batches import BatchesApi
+from deserve_coordinator.api.files import FilesApi
+from deserve_coordinator.api.models import ModelsApi
+from deserve_coordinator.api.operations import OperationsApi
+from deserve_coordinator.batch_lines import Check
+from deserve_coordinator.blobs import Blobs
+from deserve_coordinator.config import CoordinatorConfig, split_address
+from deserve_coordinator.data_lock import locked_data
+from deserve_coordinator.errors import AddressInUse, ConfigurationError
+from deserve_coordinator.fleet import Policy
+from deserve_coordinator.fleet_view import network_object
+from deserve_coordinator.jobs import Jobs
+from deserve_coordinator.leases import Leases
+from deserve_coordinator.metrics import metrics_registry
+from deserve_coordinator.planner import ModelShape
+from deserve_coordinator.store.sqlite import SqliteStore
+from deserve_coordinator.supervisor import Supervisor
+from deserve_network.channel import Channel
+from deserve_network.control_messages import CONTROL, CONTROL_PROTOCOL, ModelRef
+from deserve_network.host import Host
+from deserve_network.identity import load_or_create_identity
+from deserve_network.stream import Stream
+
+__all__ = ["Running", "ServedModel", "run_coordinator"]
+
+log = logging.getLogger(__name__)
+
+_USEFUL_KV_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What the coordinator knows of the model: its identity, its size, and how to check a row against it."""
+
+    ref: ModelRef
+    num_layers: int
+    context_length: int
+    check: Check
+
+
+@dataclass(frozen=True)
+class Running:
+    """How to reach a coordinator that is ready."""
+
+    base_url: str
+    api_key: str
+    multiaddr: str
+
+
+def load_model(config: CoordinatorConfig) -> ServedModel:
+    """Resolve the model and load its tokenizer. Blocks. Raises `ModelError` or `TextError`, `ConfigurationError`."""
+    from deserve_coordinator.row_check import row_check
+    from deserve_models import inspect, resolve
+    from deserve_text.tokenizer import TextModel
+
+    files = resolve(config.model)
+    summary = inspect(files)
+    if summary.unservable:
+        raise ConfigurationError(f"--model {config.model}: {summary.unservable}")
+    text = TextModel.load(files.directory)
+    ref = ModelRef(files.id, files.revision, files.digest, config.dtype)
+    return ServedModel(ref, summary.num_layers, text.context_length, row_check(files.id, text))
+
+
+def _policy(config: CoordinatorConfig, model: ServedModel) -> Policy:
+    kv_tokens = config.kv_tokens or min(model.context_length, _USEFUL_KV_TOKENS)
+    return Policy(
+        model=model.ref,
+        shape=ModelShape(model.num_layers, kv_tokens),
+        link=config.link,
+        ring_size=config.ring_size,
+        ring_prefix=f"ring-{secrets.token_hex(4)}",
+        settle_s=config.settle_s,
+    )
+
+
+async def _listen_http(application: web.Application, address: str, stack: AsyncExitStack) -> str:
+    """Serve until the stack ends; returns host:port with the real port. Raises `AddressInUse`."""
+    host, port = split_address(address)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = web.TCPSite(runner, host, port, shutdown_timeout=2.0)
+    try:
+        await site.start()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(f"port {port} on {host} is in use; choose another with --http") from error
+        raise ConfigurationError(f"--http {address}: {error.strerror}") from error
+    real = runner.addresses[0]
+    shown = f"[{real[0]}]" if ":" in real[0] else real[0]
+    return f"{shown}:{real[1]}"
+
+
+@asynccontextmanager
+async def run_coordinator(
+    config: CoordinatorConfig,
+    model: ServedModel,
+    *,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[Running]:
+    """A coordinator that is ready inside the `async with` and wholly stopped after it.
+
+    Raises `StoreError`, `AddressInUse`, `ConfigurationError`, and `NetworkError` for the node side's address.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(locked_data(config.data))
+        api_key = (
+            load_or_create_key(config.data / "api_key")
+            if config.api_key_file is None
+            else read_secret(config.api_key_file)
+        )
+        join_token = None if config.join_token_file is None else read_secret(config.join_token_file)
+        store = SqliteStore(config.data / "coordinator.db")
+        stack.callback(store.close)
+        (config.data / "coordinator.db").chmod(0o600)
+        await store.release_all()
+        blobs = Blobs(config.data / "files")
+        known = await store.files(after=None, limit=1 << 40, purpose=None, ascending=True)
+        blobs.sweep({record.id for record in known or ()})
+
+        leases = Leases(
+            store,
+            lambda holder, message: supervisor.send(holder, message),
+            clock=monotonic,
+            on_finished=lambda: jobs.wake(),
+            lease_s=config.lease_s,
+        )
+        supervisor = Supervisor(
+            _policy(config, model),
+            leases,
+            clock=monotonic,
+            join_token=join_token,
+            stats_interval_s=config.stats_interval_s,
+        )
+        jobs = Jobs(store, blobs, model.check, clock=clock, on_work=leases.wake, forget=leases.forget)
+
+        host = await Host.start(load_or_create_identity(config.data / "identity"), config.listen)
+        stack.push_async_callback(host.close)
+
+        async def talk(stream: Stream) -> None:
+            await supervisor.serve(Channel(stream, CONTROL))
+
+        host.handle(CONTROL_PROTOCOL, talk)
+
+        def describe() -> dict[str, object]:
+            stats = {peer: session.stats for peer, session in supervisor.sessions.items() if session.stats is not None}
+            return network_object(supervisor.fleet, stats)
+
+        apis: list[Routes] = [
+            FilesApi(store, blobs, clock, config.max_upload_bytes),
+            BatchesApi(store, jobs, clock, model.ref.id),
+            ModelsApi(model.ref.id, int(clock()), model.context_length),
+            OperationsApi(describe, metrics_registry(supervisor, leases, jobs)),
+        ]
+        address = await _listen_http(build_application(apis, api_key), config.http, stack)
+
+        tasks = [asyncio.create_task(part.run()) for part in (jobs, leases, supervisor)]
+
+        async def stop() -> None:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        stack.push_async_callback(stop)
+        log.info("serving %s at http://%s/v1, nodes at %s", model.ref.id, address, host.addresses[0])
+        yield Running(f"http://{address}/v1", api_key, host.addresses[0])

@@ -1,0 +1,231 @@
+"""Owns the control channels: feeds what nodes say to the ring state machine and carries out its actions.
+
+The fleet changes only in `_apply`, which never waits, so events are applied one after the other in the order of their
+arrival. Rows and leases are `Leases`' business; this module only checks who may speak for which ring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from deserve_coordinator.errors import ProtocolViolation
+from deserve_coordinator.fleet import (
+    Event,
+    Fleet,
+    Member,
+    NodeFailed,
+    NodeJoined,
+    NodeLost,
+    NodeReady,
+    Policy,
+    Refuse,
+    RingEnded,
+    RingServes,
+    Send,
+    Tick,
+)
+from deserve_coordinator.greeting import check_hello, check_offer
+from deserve_coordinator.leases import Leases, holder_of
+from deserve_coordinator.rings import apply
+from deserve_coordinator.session import ControlChannel, Session
+from deserve_network.control_messages import (
+    PROTOCOL_VERSION,
+    LeaseRequest,
+    Refused,
+    RowsDone,
+    RowsReturned,
+    RowsStored,
+    StageFailed,
+    StageReady,
+    Stats,
+    Welcome,
+)
+from deserve_network.errors import NetworkError
+
+__all__ = ["Supervisor"]
+
+log = logging.getLogger(__name__)
+
+MAX_NODES = 1024
+_KEPT_HOLDERS = 4096
+
+
+class Supervisor:
+    """`clock` is monotonic, in seconds. Call `serve` for each control channel and keep `run` running."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        leases: Leases,
+        *,
+        clock: Callable[[], float],
+        join_token: str | None = None,
+        stats_interval_s: float = 1.0,
+        hello_timeout_s: float = 30.0,
+        offer_timeout_s: float = 900.0,
+        tick_s: float = 0.5,
+    ) -> None:
+        self.fleet = Fleet(policy)
+        self.sessions: dict[str, Session] = {}
+        self.violations = 0
+        self._leases = leases
+        self._clock = clock
+        self._join_token = join_token
+        self._stats_interval_s = stats_interval_s
+        self._hello_timeout_s = hello_timeout_s
+        self._offer_timeout_s = offer_timeout_s
+        self._tick_s = tick_s
+        self._heads: dict[str, str] = {}
+        """Holder -> peer id of its head, of this start of the coordinator."""
+        self._lost: asyncio.Queue[str] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Let time pass for the rings and end the leases of lost ones, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tick())
+            tasks.create_task(self._end_leases())
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_s)
+            self._apply(Tick())
+
+    async def _end_leases(self) -> None:
+        while True:
+            holder = await self._lost.get()
+            try:
+                await self._leases.lost(holder)
+            except Exception:
+                self._leases.counts.failures += 1
+                log.exception("leases of %s could not be ended; trying again", holder)
+                await asyncio.sleep(self._tick_s)
+                self._lost.put_nowait(holder)
+
+    def send(self, holder: str, message: object) -> None:
+        """Deliver to the head of a holder, if it is still there. This is the `send` of `Leases`."""
+        session = self.sessions.get(self._heads.get(holder, ""))
+        if session is not None:
+            session.send(message)
+
+    async def serve(self, channel: ControlChannel) -> None:
+        """Talk to one node until its channel ends. Never raises for what the node does."""
+        session = Session(channel)
+        try:
+            await self._greet(session)
+            while True:
+                await self._hear(session, await channel.receive())
+        except ProtocolViolation as violation:
+            self.violations += 1
+            session.refuse(violation.field, violation.reason)
+        except TimeoutError:
+            session.refuse("message", "nothing came in time")
+        except NetworkError as error:
+            log.info("node %s left: %s", session.name, error)
+        finally:
+            if self.sessions.get(session.peer_id) is session:
+                del self.sessions[session.peer_id]
+                self._apply(NodeLost(session.peer_id))
+            await session.close()
+
+    async def _greet(self, session: Session) -> None:
+        async with asyncio.timeout(self._hello_timeout_s):
+            hello = check_hello(await session.channel.receive(), session.peer_id, self._join_token)
+        session.hello = hello
+        if len(self.sessions) >= MAX_NODES:
+            raise ProtocolViolation("nodes", f"this coordinator serves at most {MAX_NODES}")
+        model = self.fleet.policy.model
+        session.send(Welcome(PROTOCOL_VERSION, model, self._stats_interval_s))
+        async with asyncio.timeout(self._offer_timeout_s):
+            # A node that measures for long may already send Stats as a sign of life.
+            while isinstance(message := await session.channel.receive(), Stats):
+                continue
+        if isinstance(message, Refused):
+            raise ProtocolViolation(message.field, f"the node refused: {message.reason}")
+        capacity = check_offer(message, hello, model.digest)
+        earlier = self.sessions.pop(session.peer_id, None)
+        if earlier is not None:
+            earlier.refuse("peer_id", "this node connected again")
+            self._apply(NodeLost(session.peer_id))
+        self.sessions[session.peer_id] = session
+        log.info("node %s joined with %d MiB", hello.name, hello.memory_bytes >> 20)
+        member = Member(session.peer_id, hello.name, hello.addresses, capacity, self._clock())
+        self._apply(NodeJoined(member))
+
+    def _apply(self, event: Event) -> None:
+        self.fleet, actions = apply(self.fleet, event, self._clock())
+        for action in actions:
+            if isinstance(action, Send):
+                session = self.sessions.get(action.peer_id)
+                if session is not None:
+                    session.send(action.message)
+            elif isinstance(action, Refuse):
+                session = self.sessions.get(action.peer_id)
+                if session is not None:
+                    session.refuse(action.field, action.reason)
+            elif isinstance(action, RingServes):
+                holder = holder_of(action.ring, action.epoch)
+                self._heads[holder] = action.head
+                while len(self._heads) > _KEPT_HOLDERS:
+                    del self._heads[next(iter(self._heads))]
+                self._leases.open(holder)
+                log.info("ring %s serves", holder)
+            elif isinstance(action, RingEnded):
+                holder = holder_of(action.ring, action.epoch)
+                log.info("ring %s ended", holder)
+                if action.head_lives:
+                    self._leases.leave(holder)
+                else:
+                    self._lost.put_nowait(holder)
+
+    async def _hear(self, session: Session, message: object) -> None:
+        match message:
+            case Stats():
+                self._note(session, message)
+            case StageReady():
+                _check_ready(message)
+                self._apply(NodeReady(session.peer_id, message))
+            case StageFailed():
+                log.warning("stage %d of %s failed: %s", message.stage, message.ring, message.reason)
+                failed = NodeFailed(session.peer_id, message.ring, message.epoch, message.reason, message.suspect)
+                self._apply(failed)
+            case LeaseRequest():
+                if message.rows < 1:
+                    raise ProtocolViolation("rows", "must be positive")
+                self._leases.request(self._speaks_for(session, message.ring, message.epoch), message.rows)
+            case RowsDone():
+                holder = self._speaks_for(session, message.ring, message.epoch)
+                await self._leases.finish(holder, message.results)
+                session.send(RowsStored(message.ring, message.report))
+            case RowsReturned():
+                holder = self._speaks_for(session, message.ring, message.epoch)
+                await self._leases.take_back(holder, message.rows)
+            case Refused():
+                raise ProtocolViolation(message.field, f"the node refused: {message.reason}")
+            case _:
+                raise ProtocolViolation("message", f"a node does not send {type(message).__name__}")
+
+    def _speaks_for(self, session: Session, ring: str, epoch: int) -> str:
+        """The holder that a head may speak for. One of an earlier start of the coordinator is known by its name only:
+        ring names are random, so only the ring's own nodes know it, and the store compares it with the row's lease."""
+        holder = holder_of(ring, epoch)
+        if self._heads.get(holder, session.peer_id) != session.peer_id:
+            raise ProtocolViolation("ring", f"another node is the head of {holder}")
+        return holder
+
+    def _note(self, session: Session, stats: Stats) -> None:
+        before, session.stats = session.stats, stats
+        ring = self.fleet.ring_of(session.peer_id)
+        if ring is None or (stats.ring, stats.epoch) != (ring.id, ring.epoch) or before is None:
+            return
+        same = (before.ring, before.epoch) == (stats.ring, stats.epoch)
+        if not same or stats.tokens > before.tokens:
+            self._leases.progress(holder_of(ring.id, ring.epoch))
+
+
+def _check_ready(message: StageReady) -> None:
+    if message.page_tokens < 1:
+        raise ProtocolViolation("page_tokens", "must be positive")
+    if any(pool.pages < 1 for pool in message.pools):
+        raise ProtocolViolation("pools", "every pool needs a page")
