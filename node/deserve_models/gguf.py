@@ -11,9 +11,9 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from deserve_models.cache import make_once
 from deserve_models.errors import ModelFileError, UnservableModelError
@@ -142,14 +142,9 @@ def _digest(file: Path, cache: Path) -> str:
     if note.is_file() and len(digest := note.read_text()) == 64:
         return digest
     with file.open("rb") as stream:
-        digest = _hash(stream)
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     note.parent.mkdir(parents=True, exist_ok=True)
     partial = note.with_name(f"{key}.{os.getpid()}")
     partial.write_text(digest)
     partial.rename(note)
     return digest
-
-
-def _hash(stream: BinaryIO) -> str:
-    new: Callable[[], Any] = hashlib.sha256
-    return str(hashlib.file_digest(stream, new).hexdigest())

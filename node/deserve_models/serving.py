@@ -14,13 +14,14 @@ from deserve_models.files import text_config
 
 __all__ = ["check_servable"]
 
+_ALIBI_TYPES = {"bloom", "mpt"}
 _SERVED_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 
 
 def check_servable(config: dict[str, Any]) -> None:
     """Raises `UnservableModelError` with the reason, naming the key of config.json that shows it."""
     text = text_config(config)
-    model_type = config.get("model_type", "unknown")
+    model_type = config.get("model_type", "a model without model_type")
     for reason in _reasons(config, text):
         raise UnservableModelError(f"{model_type}: {reason}")
 
@@ -43,6 +44,8 @@ def _reasons(config: dict[str, Any], text: dict[str, Any]) -> list[str]:
         found.append("num_kv_shared_layers: layers read the keys of other layers, which may be on another stage")
     if text.get("hidden_size_per_layer_input"):
         found.append("hidden_size_per_layer_input: every layer needs the token ids, which stay at the head")
-    if text.get("alibi") or text.get("position_embedding_type") == "alibi":
+    if text.get("model_type") in _ALIBI_TYPES or text.get("alibi") or text.get("position_embedding_type") == "alibi":
         found.append("alibi: attention with position biases is not supported")
+    if not any(text.get(key) for key in ("num_attention_heads", "n_head", "n_heads", "num_heads")):
+        found.append("no attention heads: its layers keep state other than keys and values")
     return found

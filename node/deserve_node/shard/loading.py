@@ -110,6 +110,9 @@ def _probe(model: Any, first: int, last: int, slot: AttentionSlot, boundary: Bou
             boundary.entering = hidden
             kwargs = {"inputs_embeds": hidden}
         model(position_ids=token, use_cache=False, **kwargs)
+    except (TypeError, AttributeError, RuntimeError, ValueError, NotImplementedError) as error:
+        reason = f"its layers do not run on a ring's attention: {error}"
+        raise UnsupportedModelError(f"{type(model).__name__}: {reason}") from error
     finally:
         config._attn_implementation = SERVE
         boundary.entering = boundary.leaving = None
