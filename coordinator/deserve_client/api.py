@@ -38,8 +38,11 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class CoordinatorClient:
-    """Use as an async context manager. Every call raises `UnreachableError` where no answer came, `InputError` where the
-    coordinator calls the request wrong, `ClientError` for its other refusals."""
+    """Use as an async context manager.
+
+    Every call raises `UnreachableError` where no answer came, `InputError` where the coordinator calls the request
+    wrong, `ClientError` for its other refusals.
+    """
 
     def __init__(
         self, settings: Settings, *, sleep: Sleep = asyncio.sleep, chance: random.Random | None = None
@@ -63,7 +66,10 @@ class CoordinatorClient:
             self._session = None
 
     async def upload(self, path: Path, on_progress: Callable[[int], None] = lambda sent_bytes: None) -> Json:
-        """Stream `path` as a batch input; `on_progress` gets the bytes read so far. Not retried: returns the file object."""
+        """Stream `path` as a batch input and return the file object. Not retried.
+
+        `on_progress` gets the bytes handed over so far.
+        """
 
         async def pieces() -> AsyncIterator[bytes]:
             sent = 0
@@ -76,7 +82,7 @@ class CoordinatorClient:
         with aiohttp.MultipartWriter("form-data") as form:
             purpose = form.append("batch")
             purpose.set_content_disposition("form-data", name="purpose")
-            part = form.append(pieces(), {"Content-Type": "application/jsonl"})  # type: ignore[arg-type]
+            part = form.append(pieces(), {"Content-Type": "application/jsonl"})
             part.set_content_disposition("form-data", name="file", filename=path.name)
         return await self._once("POST", "/files", data=form)
 
@@ -129,7 +135,7 @@ class CoordinatorClient:
         return await self._open("GET", f"/files/{_segment(file_id)}/content", headers=headers)
 
     async def pause(self, attempt: int, reason: object) -> None:
-        """Wait before repeating after the failed try number `attempt` (from 1); raises `UnreachableError` after the last."""
+        """Wait before the next try after `attempt` (from 1) failed ones; raises `UnreachableError` after the last."""
         if attempt >= ATTEMPTS:
             raise UnreachableError(f"{self._base_url}: {reason} ({attempt} tries)")
         delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (attempt - 1))

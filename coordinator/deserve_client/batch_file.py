@@ -1,4 +1,4 @@
-"""A look over a batch file before it is uploaded: what the coordinator would refuse as a whole is found here in a second.
+"""A look over a batch file before it is uploaded, which finds what the coordinator would refuse as a whole.
 
 Streams the file in bounded memory and reports every faulty line with its field. Requests themselves are left to the
 coordinator, which knows the model.
@@ -31,7 +31,7 @@ class BatchFile:
     size_bytes: int
 
 
-class _FaultyLine(Exception):  # noqa: N818
+class _FaultyLine(Exception):
     """What is wrong with one line: field and reason."""
 
 

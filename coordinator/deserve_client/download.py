@@ -1,5 +1,6 @@
-"""A file's content from the coordinator to disk: resumed where it broke off, checked against the digest, moved into place
-whole. What a broken download leaves behind is a hidden `.part` beside the target, which the next try continues.
+"""A file's content from the coordinator to disk: resumed where it broke off, checked against the digest, moved whole.
+
+What a broken download leaves behind is a hidden `.part` beside the target, which the next try continues.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ async def download(
 ) -> int:
     """Write the content of `file_id` to `target` and return its size in bytes.
 
-    Tries that make progress do not count against the retry limit. Where the coordinator sends no digest, `warn` is told.
+    Tries that make progress do not count against the retry limit. Where no digest is sent, `warn` is told.
     Raises `UnreachableError` after the last retry (the part stays), `ClientError` for a refusal or a wrong digest.
     """
     part = target.with_name(f".{target.name}.{file_id}.part")
@@ -55,7 +56,7 @@ async def download(
                 continue
             raise ClientError(f"{file_id}: the content does not match its digest {digest}")
         os.replace(part, target)
-        return target.stat().st_size
+        return _size(target)
 
 
 async def _fetch(
@@ -72,7 +73,7 @@ async def _fetch(
             raise await refusal(response)
         resumes = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         received = start if resumes else 0
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | (0 if resumes else os.O_TRUNC), 0o600)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | (0 if resumes else os.O_TRUNC), 0o666)
         with os.fdopen(descriptor, "wb") as file:
             file.seek(received)
             async for piece in response.content.iter_chunked(PIECE_BYTES):
