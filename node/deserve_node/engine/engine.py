@@ -81,6 +81,8 @@ class Engine:
         draw_rows, draw, score_rows, score = [], [], [], []
         row = 0
         for chunk in chunks:
+            if not chunk.wanted:
+                continue
             state = self._sequences[chunk.sequence]
             admit = state.admit
             known = len(admit.prompt) + len(state.generated)
