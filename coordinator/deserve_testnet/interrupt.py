@@ -1,4 +1,4 @@
-"""Runs a command's coroutine so that Ctrl-C, SIGTERM and a closed terminal end it the same way: cancelled, cleaned up."""
+"""Runs a command's coroutine so that Ctrl-C, SIGTERM and a closed terminal all cancel it and let it clean up."""
 
 from __future__ import annotations
 

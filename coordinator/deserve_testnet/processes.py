@@ -159,7 +159,8 @@ class Processes:
 
     async def watch(self) -> None:
         """Wait for a process to end that nobody told to. Raises ProcessDied; never returns otherwise."""
-        died = await self._first_death
+        # Shielded: a watch that is cancelled leaves the future to the next one.
+        died = await asyncio.shield(self._first_death)
         raise died.death()
 
     async def _note_end(self, process: Process) -> None:

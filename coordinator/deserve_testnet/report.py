@@ -54,7 +54,7 @@ class RunReport:
         lines = [
             f"rows      {self.completed} of {self.rows} completed, {self.failed} failed",
             f"tokens    {self.prompt_tokens} in, {self.completion_tokens} out",
-            f"time      {self.elapsed_s:.1f} s, {self.tokens_per_s:.1f} tokens/s; {self.setup_s:.1f} s of set-up before",
+            f"time      {self.elapsed_s:.1f} s, {self.tokens_per_s:.1f} tokens/s (set-up {self.setup_s:.1f} s)",
             f"in flight {self.microbatches} microbatches of up to {self.rows_per_microbatch} rows",
         ]
         for stage in self.stages:
@@ -69,23 +69,30 @@ class Load:
     def __init__(self) -> None:
         self.microbatches = 0
         self.rows_per_microbatch = 0
-        self._busy: dict[tuple[str, tuple[int, int]], list[float]] = {}
+        self.completion_tokens = 0
+        """Of all rings since they began."""
+        self._busy: dict[tuple[str, tuple[int, int]], float] = {}
+        self._tokens: dict[tuple[str, int], int] = {}
 
     def add(self, view: dict[str, Any]) -> None:
-        """Take one `GET /v1/network` object into account; rings without rows say nothing about load."""
+        """Take one `GET /v1/network` object into account.
+
+        A stage's busy fraction counts from the beginning of its ring, so the latest one that was reported while tokens
+        still grew is kept: idleness after the last row would dilute it.
+        """
+        self.completion_tokens = sum(ring["completion_tokens"] for ring in view["rings"])
         for ring in view["rings"]:
             self.microbatches = max(self.microbatches, ring["microbatches"])
             self.rows_per_microbatch = max(self.rows_per_microbatch, ring["rows_per_microbatch"])
+            name, tokens = (ring["ring"], ring["epoch"]), ring["completion_tokens"] + ring["prompt_tokens"]
+            grew = tokens > self._tokens.get(name, 0)
+            self._tokens[name] = tokens
             for stage in ring["stages"]:
                 first, last = stage["layers"]
-                samples = self._busy.setdefault((stage["node"], (first, last)), [])
-                if ring["rows_active"]:
-                    samples.append(stage["busy_fraction"])
+                key = (stage["node"], (first, last))
+                self._busy[key] = stage["busy_fraction"] if grew else self._busy.get(key, 0.0)
 
     @property
     def stages(self) -> tuple[StageLoad, ...]:
-        """Every stage seen, ring by ring in the order of its layers, with its mean load."""
-        return tuple(
-            StageLoad(node, layers, round(sum(samples) / len(samples), 4) if samples else 0.0)
-            for (node, layers), samples in self._busy.items()
-        )
+        """Every stage seen, ring by ring in the order of its layers, with its load."""
+        return tuple(StageLoad(node, layers, busy) for (node, layers), busy in self._busy.items())

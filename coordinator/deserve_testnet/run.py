@@ -7,6 +7,7 @@ in order, and the results of the file's parts become one output.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from deserve_testnet.testnet import Testnet
 __all__ = ["run_batch", "run_file"]
 
 _POLL_S = 0.2
+_FIGURES_DEADLINE_S = 3.0
 
 
 async def run_file(config: TestnetConfig, source: Path, output: Path, *, timeout_s: float = 0.0) -> RunReport:
@@ -55,6 +57,7 @@ async def run_batch(net: Testnet, source: Path, output: Path, *, timeout_s: floa
             joined = JoinedBatches(client, [batch["id"] for batch in batches])
             total = await _follow(client, joined, source.name, timeout_s)
             elapsed_s = (joined.last_row_s or time.monotonic()) - begin
+            await _await_last_figures(joined, total["usage"]["output_tokens"])
             results = await _download(client, joined, Path(directory))
         merge(results, numbers, output)
     counts, usage = total["request_counts"], total["usage"]
@@ -99,6 +102,15 @@ async def _follow(client: CoordinatorClient, joined: JoinedBatches, name: str, t
         for batch_id in joined.batch_ids:
             await client.cancel(batch_id)
         return await follow(joined, name, make_display(), poll_s=_POLL_S)
+
+
+async def _await_last_figures(joined: JoinedBatches, completion_tokens: int) -> None:
+    """Nodes report once a second, so after a short run their figures are still under way."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FIGURES_DEADLINE_S):
+            while joined.load.completion_tokens < completion_tokens:
+                await asyncio.sleep(_POLL_S)
+                await joined.network()
 
 
 async def _download(client: CoordinatorClient, joined: JoinedBatches, directory: Path) -> list[Path]:
