@@ -18,6 +18,7 @@ def locked_data(folder: Path) -> Iterator[None]:
     """Make `folder` (mode 0700) and hold it. Raises `AlreadyRunning`, or `StoreError` where it cannot be used."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror}") from error

@@ -131,7 +131,6 @@ async def run_coordinator(
         join_token = None if config.join_token_file is None else read_secret(config.join_token_file)
         store = SqliteStore(config.data / "coordinator.db")
         stack.callback(store.close)
-        (config.data / "coordinator.db").chmod(0o600)
         await store.release_all()
         blobs = Blobs(config.data / "files")
         known = await store.files(after=None, limit=1 << 40, purpose=None, ascending=True)

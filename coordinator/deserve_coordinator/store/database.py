@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import queue
 import sqlite3
 import threading
@@ -34,6 +35,8 @@ class _Write:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    # SQLite gives its journal files the mode of the database file.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA journal_mode=WAL")
@@ -52,7 +55,7 @@ class Database:
             migrate(self._writer)
             self._reader = _connect(path)
             self._reader.execute("PRAGMA query_only=ON")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: {error}") from error
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._reading = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="store-read")
