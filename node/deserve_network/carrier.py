@@ -1,7 +1,8 @@
 """libp2p itself: the only module that touches its API. Everything here but the public methods runs in trio.
 
 py-libp2p 0.8 has edges that are smoothed here: it binds with SO_REUSEPORT, so that a port in use goes unnoticed; it
-tries only one address of a peer; it caches failed peers; a reset may wait behind a dead connection.
+tries only one address of a peer, four times; it caches failed peers; it dials every peer it has heard of on its own; a
+reset may wait behind a dead connection.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import trio
 from libp2p import new_host
 from libp2p.crypto.ed25519 import Ed25519PrivateKey
 from libp2p.crypto.keys import KeyPair
-from libp2p.network.config import ConnectionConfig
+from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
@@ -38,7 +39,8 @@ SEVER_S = 1.0
 
 if "LIBP2P_DEBUG" not in os.environ:
     # It logs every refused dial as an error on stderr; ours come back as exceptions.
-    logging.getLogger("libp2p").setLevel(logging.CRITICAL)
+    for name in ("libp2p", "libp2p.network.auto_connector"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class Carrier:
@@ -67,6 +69,9 @@ class Carrier:
         key = Ed25519PrivateKey.from_bytes(identity.secret)
         config = ConnectionConfig(min_connections=0, low_watermark=0)
         host = new_host(key_pair=KeyPair(key, key.get_public_key()), muxer_preference="YAMUX", connection_config=config)
+        swarm = host.get_network()
+        swarm.retry_config = RetryConfig(max_retries=0)
+        swarm.auto_connector.maybe_connect = _dial_nobody
         self = cls(thread, host)
         started: trio.MemorySendChannel[Exception | None]
         started, outcome = trio.open_memory_channel(1)
@@ -213,6 +218,10 @@ class Carrier:
                 await trio.aclose_forcefully(raw)
             with trio.move_on_after(SEVER_S):
                 await connection.close()
+
+
+async def _dial_nobody() -> None:
+    """In place of libp2p's own dialling to known peers: who is dialled is our owner's business."""
 
 
 def _inner(layer: Any) -> Any:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from deserve_network.control_messages import LinkShape
-from deserve_network.emulation import Line
 from hypothesis import given
 from hypothesis import strategies as st
+
+from deserve_network.control_messages import LinkShape
+from deserve_network.emulation import Line
 
 
 def test_a_line_without_a_shape_delivers_at_once() -> None:

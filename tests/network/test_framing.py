@@ -3,10 +3,11 @@ from __future__ import annotations
 import array
 
 import pytest
-from deserve_network.errors import ProtocolError, StreamClosed
-from deserve_network.framing import PREAMBLE_BYTES, Kind, Limits, Preamble, byte_views, read_frame
 from hypothesis import given
 from hypothesis import strategies as st
+
+from deserve_network.errors import ProtocolError, StreamClosed
+from deserve_network.framing import PREAMBLE_BYTES, Kind, Limits, Preamble, byte_views, read_frame
 
 LIMITS = Limits(header_bytes=1000, payload_bytes=2000)
 

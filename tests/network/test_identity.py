@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from deserve_network.errors import IdentityError
 from deserve_network.identity import generate_identity, load_or_create_identity
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import collections
 
 import pytest
-from deserve_network.errors import ProtocolError
-from deserve_network.link_state import LinkState, Outgoing, Window
 from hypothesis import given
 from hypothesis import strategies as st
+
+from deserve_network.errors import ProtocolError
+from deserve_network.link_state import LinkState, Outgoing, Window
 
 WINDOW = Window(nbytes=100, frames=5)
 
