@@ -57,6 +57,10 @@ def convert(file: Path, header: GgufHeader, directory: Path) -> None:
         names = get_gguf_hf_weights_map(model, processor)
     except (ValueError, KeyError, NotImplementedError) as error:
         raise UnservableModelError(f"{file}: GGUF architecture {header.architecture}: {error}") from error
+    try:
+        AutoTokenizer.from_pretrained(**place).save_pretrained(directory)
+    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+        raise ModelFileError(f"{file}: its tokenizer cannot be converted: {error!r}") from error
     tied = config.tie_word_embeddings and all(tensor.name != "output.weight" for tensor in header.tensors)
     shapes = {
         name: tuple(parameter.shape)
@@ -69,7 +73,6 @@ def convert(file: Path, header: GgufHeader, directory: Path) -> None:
     config.save_pretrained(directory)
     _drop_version(directory / "config.json")
     GenerationConfig.from_model_config(config).save_pretrained(directory)
-    AutoTokenizer.from_pretrained(**place).save_pretrained(directory)
 
 
 def _drop_version(config: Path) -> None:
