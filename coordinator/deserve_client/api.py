@@ -23,7 +23,7 @@ __all__ = ["TERMINAL_STATUSES", "CoordinatorClient"]
 
 TERMINAL_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 
-ATTEMPTS = 6
+ATTEMPTS = 8
 FIRST_DELAY_S = 0.25
 LONGEST_DELAY_S = 8.0
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})

@@ -29,7 +29,19 @@ __all__ = ["batch"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Result = TypeVar("Result")
-NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
+class NewFile(click.Path):
+    """A file to be written later: a directory that is not there is told before any work is done."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            self.fail(f"{str(path.parent)!r} is no directory that can be written to", param, ctx)
+        return path
+
+
+NEW_FILE = NewFile(dir_okay=False, writable=True)
 
 
 @click.group()

@@ -139,16 +139,18 @@ def _completion_logprobs(
         for token in prompt_ids[-4:]:
             detokenizer.push(token)
     shown += [(drawn.token, drawn) for drawn in generated]
-    offset = 0
-    offsets = []
+    offsets = [0]
     for token, _ in shown:
-        offsets.append(offset)
-        offset += len(detokenizer.push(token))
+        offsets.append(offsets[-1] + len(detokenizer.push(token)))
+    if request.echo:
+        # SentencePiece begins a text with a space that the echoed prompt does not have.
+        surplus = offsets[len(prompt_ids)] - len(_prompt_text(model, request, prompt_ids))
+        offsets = [max(0, offset - surplus) for offset in offsets]
     return {
         "tokens": [token_name(model, token) for token, _ in shown],
         "token_logprobs": [None if drawn is None else _finite(drawn.logprob) for _, drawn in shown],
         "top_logprobs": [None if drawn is None else _top(model, drawn) for _, drawn in shown],
-        "text_offset": offsets,
+        "text_offset": offsets[:-1],
     }
 
 

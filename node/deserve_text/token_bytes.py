@@ -12,6 +12,8 @@ import json
 import re
 from typing import Any
 
+from deserve_text.errors import ModelTextError
+
 __all__ = ["TokenBytes"]
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -26,16 +28,30 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 _ALPHABET = _byte_level_alphabet()
+_DECODERS = frozenset({"ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"})
+
+
+def _decoder_steps(decoder: dict[str, Any] | None) -> dict[str, Any]:
+    """Kinds of the decoder's steps in tokenizer.json, each with its pattern if it has one."""
+    if decoder is None:
+        return {}
+    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    return {step["type"]: step.get("pattern") for step in steps}
 
 
 class TokenBytes:
-    """`of(id)` for one fast tokenizer. Reads the vocabulary once; safe to share between threads."""
+    """`of(id)` for one fast tokenizer. Reads the vocabulary once; safe to share between threads.
+
+    Raises `ModelTextError` for a kind of vocabulary that is not one of the three.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         backend = tokenizer.backend_tokenizer
-        decoder = json.dumps(json.loads(backend.to_str()).get("decoder"), ensure_ascii=False)
-        self._byte_level = '"ByteLevel"' in decoder
-        self._spaces = "▁" in decoder or '"Metaspace"' in decoder
+        steps = _decoder_steps(json.loads(backend.to_str()).get("decoder"))
+        if unknown := sorted(steps.keys() - _DECODERS):
+            raise ModelTextError(f"tokenizer: decoder {unknown[0]} is not supported")
+        self._byte_level = "ByteLevel" in steps
+        self._spaces = "Metaspace" in steps or steps.get("Replace") == {"String": "▁"}
         self._pieces: dict[int, str] = {i: piece for piece, i in backend.get_vocab(with_added_tokens=True).items()}
         self._added: dict[int, str] = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
         self._special = frozenset(tokenizer.all_special_ids) | {

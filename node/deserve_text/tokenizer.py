@@ -65,11 +65,14 @@ class TextModel:
         generation_file = directory / "generation_config.json"
         generation = _read_json(generation_file) if generation_file.is_file() else {}
         eos = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
-        tokenizer = None
+        tokenizer: Any = None
         if any((directory / name).is_file() for name in TOKENIZER_FILES):
             tokenizer = _load_tokenizer(directory)
             eos |= _ids(tokenizer.eos_token_id)
-        return cls(context_length, vocab_size, tuple(sorted(eos)), tokenizer)
+        try:
+            return cls(context_length, vocab_size, tuple(sorted(eos)), tokenizer)
+        except ModelTextError as error:
+            raise ModelTextError(f"{directory}: {error}") from error
 
     @property
     def has_tokenizer(self) -> bool:

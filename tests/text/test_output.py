@@ -76,6 +76,14 @@ def test_a_character_begun_in_the_prompt_is_finished_in_the_output(byte_fallback
     assert output.text == "👋"
 
 
+def test_every_token_of_a_real_vocabulary_has_the_bytes_that_decode_shows(smollm2):
+    tokenizer = smollm2._tokenizer
+    for token in range(smollm2.vocab_size):
+        if not smollm2.is_special(token):
+            decoded = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+            assert smollm2.token_bytes(token).decode(errors="replace") == decoded
+
+
 def test_a_space_after_the_prompt_is_kept(byte_fallback):
     assert run(byte_fallback, [byte_fallback._tokenizer.convert_tokens_to_ids("▁the")]).text == " the"
 

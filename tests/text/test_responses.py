@@ -124,6 +124,19 @@ def test_offsets_are_those_of_the_text(byte_level):
             assert choice["text"][start:end] == token
 
 
+def test_offsets_after_an_echoed_text_prompt_are_those_of_the_text(byte_fallback):
+    text = ids_of(byte_fallback, "the")[:1]
+    scored = [drawn(i, 9) for i in range(1, 9)]
+    response, prompt = respond(
+        byte_fallback, COMPLETIONS, text, scored, prompt="the cat", max_tokens=1, echo=True, logprobs=0
+    )
+    choice = response["choices"][0]
+    assert choice["text"] == "the cat the"
+    # BOS is no text; the first piece is "▁the", whose space is not in the prompt.
+    assert choice["logprobs"]["text_offset"] == [0, 0, 3, 4, 5, 6, 7]
+    assert len(prompt) == 6
+
+
 def test_half_characters_have_distinct_names(byte_level):
     halves = [byte_level._tokenizer.convert_tokens_to_ids(piece) for piece in ("ð", "Ł")]
     response, _ = respond(byte_level, COMPLETIONS, halves, prompt="x", max_tokens=2, logprobs=0)

@@ -115,6 +115,17 @@ def test_a_broken_tokenizer_is_named(tmp_path):
         TextModel.load(tmp_path)
 
 
+def test_a_vocabulary_that_is_not_made_of_bytes_is_refused(tmp_path, byte_level):
+    byte_level._tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 64, "vocab_size": 400}')
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+    file.write_text(json.dumps(content))
+    with pytest.raises(ModelTextError, match="WordPiece"):
+        TextModel.load(tmp_path)
+
+
 def test_nested_and_defaulted_configurations(tmp_path):
     (tmp_path / "config.json").write_text('{"text_config": {"n_positions": 32, "vocab_size": 10}, "eos_token_id": 3}')
     model = TextModel.load(tmp_path)
