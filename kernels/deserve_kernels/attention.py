@@ -7,6 +7,7 @@ and in any batch, on any number of threads.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -52,6 +53,10 @@ def paged_attention(
     attend: Callable[..., Tensor] = reference.paged_attention
     if queries.device.type == "cpu" and native_library() is not None:
         attend = _native
+    elif queries.device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+        from deserve_kernels import triton_attention
+
+        attend = triton_attention.paged_attention
     return attend(
         queries,
         key_pages,

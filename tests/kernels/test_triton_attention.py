@@ -1,0 +1,65 @@
+"""The Triton kernel in Triton's interpreter on CPU tensors, and compiled where there is a CUDA device."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+
+import pytest
+import torch
+
+from deserve_kernels import paged_attention, reference
+
+CASES = {
+    "decode": ([(40, 1), (7, 1), (100, 1)], {}),
+    "prefill": ([(50, 50), (3, 3)], {"padding": 3}),
+    "mixed": ([(50, 7), (33, 1), (70, 40), (9, 0)], {}),
+    "window": ([(90, 30), (20, 1)], {"window": 13}),
+    "chunk": ([(90, 30), (20, 1)], {"chunk": 16}),
+    "softcap and sinks": ([(60, 20), (20, 1)], {"softcap": 3.0, "sinks": torch.linspace(-1, 2, 4)}),
+    "one query head a kv head, uneven dims": (
+        [(60, 20), (20, 1)],
+        {"heads": 3, "kv_heads": 3, "key_dim": 24, "value_dim": 20},
+    ),
+    "three query heads a kv head, small pages": ([(60, 45)], {"heads": 9, "kv_heads": 3, "page_tokens": 4}),
+}
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """The kernel in the interpreter, which must be chosen before triton is imported: so triton is imported afresh."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed (pip install --no-deps triton)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        for name in list(sys.modules):
+            if name.split(".")[0] == "triton" or name == "deserve_kernels.triton_attention":
+                patch.delitem(sys.modules, name)
+        yield importlib.import_module("deserve_kernels.triton_attention").paged_attention
+        for name in list(sys.modules):
+            if name.split(".")[0] == "triton" or name == "deserve_kernels.triton_attention":
+                del sys.modules[name]
+
+
+@pytest.mark.parametrize(("sequences", "options"), CASES.values(), ids=CASES)
+def test_interpreted_kernel_equals_the_reference(interpreted, batch_of, sequences, options):
+    batch = batch_of(sequences, **options)
+    torch.testing.assert_close(batch.attend(interpreted), batch.attend(reference.paged_attention), rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("sequences", "options"), CASES.values(), ids=CASES)
+def test_compiled_kernel_equals_the_reference(batch_of, sequences, options, dtype):
+    batch = batch_of(sequences, dtype=dtype, **options)
+    expected = batch.attend(reference.paged_attention)
+    for name in ("queries", "key_pages", "value_pages", "page_table", "query_start", "context"):
+        setattr(batch, name, getattr(batch, name).cuda())
+    batch.queries = batch.queries.to(dtype)
+    if batch.options.get("sinks") is not None:
+        batch.options["sinks"] = batch.options["sinks"].cuda()
+    out = batch.attend(paged_attention).cpu().float()
+    spread = 2e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(out, expected, rtol=spread, atol=spread)
