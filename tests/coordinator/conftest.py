@@ -19,10 +19,34 @@ from deserve_coordinator.api.files import FilesApi
 from deserve_coordinator.api.models import ModelsApi
 from deserve_coordinator.blobs import Blobs
 from deserve_coordinator.errors import RowRefused
+from deserve_coordinator.fleet import Policy
 from deserve_coordinator.jobs import Jobs
 from deserve_coordinator.leases import Leases
+from deserve_coordinator.planner import ModelShape
 from deserve_coordinator.store.sqlite import SqliteStore
-from deserve_network.control_messages import Lease, LeasedRow, RowResult
+from deserve_coordinator.supervisor import Supervisor
+from deserve_network.control_messages import (
+    CONTROL,
+    Assign,
+    Begin,
+    Hello,
+    KvPool,
+    Lease,
+    LeasedRow,
+    LeaseRequest,
+    LinkShape,
+    ModelRef,
+    Offer,
+    Release,
+    RowLog,
+    RowResult,
+    RowsDone,
+    RowsReturned,
+    RowsStored,
+    StageReady,
+)
+from deserve_network.errors import ChannelClosed
+from deserve_network.ring_messages import SampledToken
 
 MODEL = "demo"
 KEY = "sk-test"
@@ -172,3 +196,153 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
     running = await start_service(tmp_path, Clock())
     yield running
     await stop_service(running)
+
+
+class PipeChannel:
+    """The coordinator's end of a control channel; the test puts what the node says and reads what it is told."""
+
+    def __init__(self, peer_id: str) -> None:
+        self.peer_id = peer_id
+        self.said: asyncio.Queue[object] = asyncio.Queue()
+        self.told: asyncio.Queue[object] = asyncio.Queue()
+        self.closed = False
+
+    async def send(self, message: object) -> None:
+        CONTROL.encode(message)
+        self.told.put_nowait(message)
+
+    async def receive(self) -> object:
+        message = await self.said.get()
+        if message is None:
+            raise ChannelClosed("the test hung up")
+        return message
+
+    async def close(self) -> None:
+        self.closed = True
+        self.said.put_nowait(None)
+
+
+class FakeNode:
+    """A node as the coordinator meets it. As a head it answers leases, unless `lazy`."""
+
+    def __init__(self, channel: Any, name: str, *, memory: int = 1 << 30, lazy: bool = False) -> None:
+        self.channel = channel
+        self.name = name
+        self.memory = memory
+        self.lazy = lazy
+        self.heard: list[Any] = []
+        self.changed = asyncio.Event()
+        self.leases: list[Lease] = []
+        self.done: list[RowsDone] = []
+
+    def hello(self, peer_id: str, **more: Any) -> Hello:
+        fields = {
+            "version": 1,
+            "name": self.name,
+            "addresses": (f"/ip4/127.0.0.1/tcp/1/p2p/{peer_id}",),
+            "memory_bytes": self.memory,
+            "device": "cpu",
+            "token": "join",
+        }
+        return Hello(**(fields | more))
+
+    @staticmethod
+    def offer(digest: str = "digest") -> Offer:
+        return Offer(digest, 0.01, 1 << 20, 0, 64)
+
+    async def live(self, send: Any, receive: Any) -> None:
+        """React like a node until the channel ends."""
+        reports = 0
+        try:
+            while True:
+                message = await receive()
+                self.heard.append(message)
+                self.changed.set()
+                match message:
+                    case Assign():
+                        ready = StageReady(
+                            message.ring,
+                            message.epoch,
+                            message.stage,
+                            16,
+                            (KvPool(0, 0, 64),),
+                            0.1,
+                            0.2,
+                            0.0,
+                            "m",
+                            1,
+                            1,
+                        )
+                        await send(ready)
+                    case Begin():
+                        self.ring, self.epoch = message.ring, message.epoch
+                        await send(LeaseRequest(self.ring, self.epoch, 4))
+                    case Lease():
+                        self.leases.append(message)
+                        if not self.lazy:
+                            reports += 1
+                            results = tuple(answer(message, row) for row in message.rows)
+                            await send(RowsDone(self.ring, self.epoch, reports, results))
+                    case RowsStored():
+                        await send(LeaseRequest(self.ring, self.epoch, 4))
+                    case Release() if self.leases and self.lazy:
+                        lease = self.leases[-1]
+                        logs = tuple(
+                            RowLog(row.row, lease.lease, lease.fence, (SampledToken(0, 5, 7),)) for row in lease.rows
+                        )
+                        await send(RowsReturned(message.ring, message.epoch, logs))
+        except ChannelClosed:
+            self.changed.set()
+
+    async def hears(self, kind: type) -> Any:
+        """Wait for a message of this kind."""
+        async with asyncio.timeout(20):
+            while True:
+                for message in self.heard:
+                    if isinstance(message, kind):
+                        self.heard.remove(message)
+                        return message
+                self.changed.clear()
+                await self.changed.wait()
+
+
+@dataclass
+class Swarm:
+    """A supervisor over the service's store, with nodes at pipes."""
+
+    service: Service
+    supervisor: Supervisor
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def join(self, name: str, *, first: object = None, offer: object = None, **more: Any) -> FakeNode:
+        channel = PipeChannel(name)
+        node = FakeNode(channel, name, **more)
+        self.tasks.append(asyncio.create_task(self.supervisor.serve(channel)))
+        channel.said.put_nowait(first or node.hello(name))
+        channel.said.put_nowait(offer or node.offer())
+
+        async def send(message: object) -> None:
+            channel.said.put_nowait(message)
+
+        self.tasks.append(asyncio.create_task(node.live(send, channel.told.get)))
+        return node
+
+    def leave(self, node: FakeNode) -> None:
+        node.channel.said.put_nowait(None)
+
+
+@pytest.fixture
+def policy() -> Policy:
+    model = ModelRef(MODEL, "", "digest", "float32")
+    return Policy(model, ModelShape(4, 64), LinkShape(), 2, "r", settle_s=0.0, load_deadline_s=60)
+
+
+@pytest.fixture
+async def swarm(service: Service, policy: Policy) -> AsyncIterator[Swarm]:
+    supervisor = Supervisor(policy, service.leases, clock=service.clock, join_token="join", tick_s=0.01)
+    service.leases._send = supervisor.send
+    running = Swarm(service, supervisor, [asyncio.create_task(supervisor.run())])
+    yield running
+    for task in running.tasks:
+        task.cancel()
+    await asyncio.gather(*running.tasks, return_exceptions=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import queue
 import sqlite3
@@ -50,13 +51,15 @@ class Database:
     """Opens `path`, migrating it if needed. Raises `StoreError` where the file is no database of ours."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._writer = _connect(path)
-            migrate(self._writer)
-            self._reader = _connect(path)
-            self._reader.execute("PRAGMA query_only=ON")
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path}: {error}") from error
+        with contextlib.ExitStack() as opened:
+            try:
+                self._writer = opened.enter_context(contextlib.closing(_connect(path)))
+                migrate(self._writer)
+                self._reader = opened.enter_context(contextlib.closing(_connect(path)))
+                self._reader.execute("PRAGMA query_only=ON")
+            except (sqlite3.Error, OSError) as error:
+                raise StoreError(f"{path}: {error}") from error
+            opened.pop_all()
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._reading = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="store-read")
         self._thread = threading.Thread(target=self._write_forever, name="store-write", daemon=True)

@@ -1,0 +1,192 @@
+"""Rows end exactly once, whatever is reported, returned or lost, and in whatever order."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from deserve_coordinator.errors import StoreError
+from deserve_coordinator.store import batch_queries, row_queries
+from deserve_coordinator.store.migrate import migrate, migrations
+from deserve_coordinator.store.records import FinishedRow, LeaseRecord, NewBatch, NewRow, Refusal, ReturnedRow
+from deserve_coordinator.store.sqlite import SqliteStore
+
+
+def new_batch(name: str = "b", key: str | None = None) -> NewBatch:
+    return NewBatch(name, "/v1/completions", "demo", "file-x", "24h", 1, 2, {"k": "v"}, "digest", key)
+
+
+def begin(c: sqlite3.Connection, name: str, rows: int) -> None:
+    batch_queries.create_batch(c, new_batch(name))
+    row_queries.insert_rows(c, name, [NewRow(i, f"r{i}", b"{}") for i in range(rows)])
+    batch_queries.set_total(c, name, rows)
+    batch_queries.transition(c, name, ("validating",), "in_progress", 5)
+
+
+class Rows(RuleBasedStateMachine):
+    """Rings lease, finish, return and vanish at random; a plain dictionary says what must be true."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = sqlite3.connect(":memory:", isolation_level=None)
+        self.c.row_factory = sqlite3.Row
+        migrate(self.c)
+        begin(self.c, "b", 6)
+        self.leases: list[tuple[str, LeaseRecord]] = []
+        self.newest: dict[int, tuple[str, int]] = {}
+        self.results: dict[int, bytes] = {}
+        self.count = 0
+
+    @rule(ring=st.sampled_from("xyz"), rows=st.integers(1, 4))
+    def lease(self, ring: str, rows: int) -> None:
+        record = row_queries.lease_rows(self.c, ring, {"b": rows}, 1 << 20)
+        if record is not None:
+            self.leases.append((ring, record))
+            for row in record.rows:
+                assert row.key not in self.results
+                self.newest[row.key] = (ring, record.fence)
+
+    @rule(data=st.data())
+    def finish(self, data: Any) -> None:
+        if not self.leases:
+            return
+        ring, record = data.draw(st.sampled_from(self.leases))
+        row = data.draw(st.sampled_from(record.rows))
+        self.count += 1
+        body = str(self.count).encode()
+        current = self.newest[row.key] == (ring, record.fence)
+        counts = row_queries.finish_rows(
+            self.c, ring, [FinishedRow(row.key, record.lease, record.fence, 200, body, 1, 2)]
+        )
+        if current and row.key not in self.results:
+            assert counts.stored == 1
+            self.results[row.key] = body
+        else:
+            assert (counts.stored, counts.duplicate + counts.stale) == (0, 1)
+
+    @rule(data=st.data())
+    def give_back(self, data: Any) -> None:
+        if self.leases:
+            ring, record = data.draw(st.sampled_from(self.leases))
+            rows = [ReturnedRow(row.key, record.lease, record.fence, b"log") for row in record.rows]
+            row_queries.return_rows(self.c, ring, rows)
+
+    @rule(ring=st.sampled_from("xyz"))
+    def vanish(self, ring: str) -> None:
+        row_queries.release_ring(self.c, ring, failed=False)
+
+    @invariant()
+    def stored_results_never_change(self) -> None:
+        stored = {row["row"]: row["body"] for row in self.c.execute("SELECT * FROM results")}
+        assert stored == self.results
+        batch = batch_queries.batch(self.c, "b")
+        assert batch is not None
+        assert (batch.completed, batch.output_tokens) == (len(stored), 2 * len(stored))
+
+    def teardown(self) -> None:
+        self.c.close()
+
+
+TestRows = Rows.TestCase
+TestRows.settings = settings(
+    deadline=None, max_examples=40, stateful_step_count=25, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.fixture
+def memory() -> Any:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    migrate(connection)
+    yield connection
+    connection.close()
+
+
+def test_a_returned_log_comes_back_with_the_next_lease(memory: sqlite3.Connection) -> None:
+    begin(memory, "b", 1)
+    first = row_queries.lease_rows(memory, "x", {"b": 1}, 100)
+    assert first is not None
+    key = first.rows[0].key
+    assert row_queries.return_rows(memory, "x", [ReturnedRow(key, first.lease, first.fence, b"log")]) == 1
+    second = row_queries.lease_rows(memory, "y", {"b": 1}, 100)
+    assert second is not None
+    assert second.rows[0].log == b"log"
+    assert second.fence > first.fence
+    assert row_queries.return_rows(memory, "x", [ReturnedRow(key, first.lease, first.fence, b"old")]) == 0
+
+
+def test_a_row_that_is_lost_too_often_gets_an_error(memory: sqlite3.Connection) -> None:
+    begin(memory, "b", 1)
+    for _ in range(row_queries.MAX_FAILURES):
+        assert row_queries.lease_rows(memory, "x", {"b": 1}, 100) is not None
+        row_queries.release_ring(memory, "x", failed=True)
+    assert row_queries.lease_rows(memory, "x", {"b": 1}, 100) is None
+    (outcome,) = row_queries.outcomes(memory, "b", -1, 10)
+    assert outcome.status == 500
+    assert b"retries_exhausted" in outcome.body
+
+
+def test_a_lease_is_bounded_in_bytes_but_never_empty(memory: sqlite3.Connection) -> None:
+    begin(memory, "b", 0)
+    row_queries.insert_rows(memory, "b", [NewRow(i, f"r{i}", b"x" * 60) for i in range(4)])
+    sizes = [len(record.rows) for record in iter(lambda: row_queries.lease_rows(memory, "x", {"b": 9}, 130), None)]
+    assert sizes == [2, 2]
+    row_queries.insert_rows(memory, "b", [NewRow(9, "r9", b"x" * 600)])
+    assert row_queries.lease_rows(memory, "x", {"b": 9}, 130) is not None
+
+
+def test_a_refused_row_is_finished_when_it_is_inserted(memory: sqlite3.Connection) -> None:
+    begin(memory, "b", 0)
+    row_queries.insert_rows(memory, "b", [NewRow(0, "r", b"{}", Refusal(400, "c", "m", "p"))])
+    batch = batch_queries.batch(memory, "b")
+    assert batch is not None
+    assert batch.failed == 1
+    row_queries.remove_rows(memory, "b")
+    assert row_queries.outcomes(memory, "b", -1, 10) == []
+
+
+def test_migrations_are_numbered_and_run_once(memory: sqlite3.Connection) -> None:
+    numbers = [number for number, _ in migrations()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert migrate(memory) == numbers[-1]
+    memory.execute("INSERT INTO schema_version VALUES (999)")
+    with pytest.raises(StoreError, match="999"):
+        migrate(memory)
+
+
+async def test_writes_that_wait_together_share_a_commit_and_fail_alone(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    good = [store.create_batch(new_batch(f"b{i}")) for i in range(50)]
+    outcomes = await asyncio.gather(*good, store.create_batch(new_batch("b0")), return_exceptions=True)
+    assert [isinstance(outcome, sqlite3.IntegrityError) for outcome in outcomes] == [False] * 50 + [True]
+    assert store._database.commits < 50
+    store.close()
+    assert stat.S_IMODE((tmp_path / "s.db").stat().st_mode) == 0o600
+    again = SqliteStore(tmp_path / "s.db")
+    assert len(await again.batches(after=None, limit=100) or []) == 50
+    again.close()
+
+
+async def test_the_store_is_durable_before_it_answers(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    await store.create_batch(new_batch("b"))
+    other = sqlite3.connect(tmp_path / "s.db")
+    assert other.execute("SELECT count(*) FROM batches").fetchone() == (1,)
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
+    store.close()
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(StoreError, match=r"s\.db"):
+        SqliteStore(path)
