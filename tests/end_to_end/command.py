@@ -50,10 +50,11 @@ def deserve(*arguments: object, environment: dict[str, str] | None = None) -> Ou
 
 
 class Running:
-    """A `deserve` command that stays, after its readiness line; `ready` is that line's object."""
+    """A `deserve` command that stays, its stderr in `log`; with `until_ready`, `ready` is its readiness line."""
 
-    def __init__(self, arguments: Sequence[object], log: Path) -> None:
+    def __init__(self, arguments: Sequence[object], log: Path, *, until_ready: bool = True) -> None:
         self.log = log
+        self.ready: dict[str, Any] = {}
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "deserve_client.main", *map(str, arguments)],
@@ -61,6 +62,10 @@ class Running:
                 stderr=errors,
                 env=ENVIRONMENT,
             )
+        if until_ready:
+            self._await_ready(arguments)
+
+    def _await_ready(self, arguments: Sequence[object]) -> None:
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], COMMAND_DEADLINE_S)
         line = self.process.stdout.readline() if readable else b""
@@ -68,8 +73,8 @@ class Running:
             self.process.kill()
             self.process.wait()
             self.process.stdout.close()
-            pytest.fail(f"{arguments} did not get ready:\n{log.read_text()}")
-        self.ready: dict[str, Any] = json.loads(line)
+            pytest.fail(f"{arguments} did not get ready:\n{self.log.read_text()}")
+        self.ready = json.loads(line)
 
     def interrupt(self) -> int:
         """Ctrl-C; returns the exit code."""

@@ -15,8 +15,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Starts staying commands, and interrupts what is left of them at the end."""
     running: list[Running] = []
 
-    def start_one(*arguments: object) -> Running:
-        running.append(Running(arguments, tmp_path / f"command-{len(running)}.log"))
+    def start_one(*arguments: object, until_ready: bool = True) -> Running:
+        running.append(Running(arguments, tmp_path / f"command-{len(running)}.log", until_ready=until_ready))
         return running[-1]
 
     yield start_one

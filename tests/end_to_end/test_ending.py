@@ -20,15 +20,16 @@ def test_no_process_outlives_the_command(number, start, tiny_model, tmp_path):
     until(lambda: processes_naming(str(keep)) == [], 10, "every process is gone")
 
 
-def test_ctrl_c_during_a_run_leaves_no_half_written_output(start_run, tiny_model, tmp_path):
+def test_ctrl_c_during_a_run_leaves_no_half_written_output(start, tiny_model, tmp_path):
     rows = [completion(f"row-{n}", tiny_model, "x", max_tokens=400, ignore_eos=True) for n in range(200)]
     source, output, keep = write_batch(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", tmp_path / "kept"
-    process = start_run(
+    running = start(
         *("testnet", "run", "--model", tiny_model, "--nodes", 1, "--memory", "64MiB", "--keep", keep),
         *("--input", source, "--output", output, "--json"),
+        until_ready=False,
     )
-    until(lambda: (keep / "part-0.jsonl").exists(), 60, "the batch is submitted")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    until(lambda: "in_progress" in running.log.read_text(), 60, "the batch runs")
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(30) == 130
     assert not output.exists()
     until(lambda: processes_naming(str(keep)) == [], 10, "every process is gone")
