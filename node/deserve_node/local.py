@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from deserve_models import ModelFiles, inspect
 from deserve_network.control_messages import Lease, LeasedRow, RowResult
+from deserve_network.ring_messages import SampledToken
 from deserve_node.engine import Engine, KvCache
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import Head
@@ -66,11 +67,19 @@ class LocalRing:
         self._microbatches = microbatches
         self.preemptions = 0
 
-    def serve(self, rows: Sequence[tuple[str, dict[str, Any]]], *, seed: int = 0) -> list[RowResult]:
-        """Run (endpoint, body) rows to the end; results in input order."""
-        return asyncio.run(self._serve(rows, seed))
+    def serve(
+        self,
+        rows: Sequence[tuple[str, dict[str, Any]]],
+        *,
+        seed: int = 0,
+        generated: Mapping[int, Sequence[int]] | None = None,
+    ) -> list[RowResult]:
+        """Run (endpoint, body) rows to the end; results in input order. `generated` are token logs to continue from."""
+        return asyncio.run(self._serve(rows, seed, generated or {}))
 
-    async def _serve(self, rows: Sequence[tuple[str, dict[str, Any]]], seed: int) -> list[RowResult]:
+    async def _serve(
+        self, rows: Sequence[tuple[str, dict[str, Any]]], seed: int, generated: Mapping[int, Sequence[int]]
+    ) -> list[RowResult]:
         desk = _Results(len(rows))
         scheduler = Scheduler(
             KvBudget(self.engine.cache.shapes),
@@ -89,7 +98,7 @@ class LocalRing:
             target_rows=self._max_rows,
         )
         leased = [
-            LeasedRow(number, endpoint, json.dumps(body).encode(), seed + number)
+            LeasedRow(number, endpoint, json.dumps(body).encode(), seed + number, _log(generated.get(number, ())))
             for number, (endpoint, body) in enumerate(rows)
         ]
         running = asyncio.create_task(head.run())
@@ -108,3 +117,7 @@ class LocalRing:
 
     def close(self) -> None:
         self.compute.close()
+
+
+def _log(tokens: Sequence[int]) -> tuple[SampledToken, ...]:
+    return tuple(SampledToken(0, position, token) for position, token in enumerate(tokens))

@@ -149,12 +149,16 @@ class Scheduler:
         """The next step of the first idle microbatch, in turn, that has something to compute."""
         self._fit_microbatches()
         count = len(self._microbatches)
-        for index in ((self._turn + i) % count for i in range(count)):
-            microbatch = self._microbatches[index]
-            if microbatch.step is None and (plan := self._compose(index, microbatch)) is not None:
-                self._turn = (index + 1) % count
-                return plan
-        return None
+        while True:
+            failed = len(self._failed)
+            for index in ((self._turn + i) % count for i in range(count)):
+                microbatch = self._microbatches[index]
+                if microbatch.step is None and (plan := self._compose(index, microbatch)) is not None:
+                    self._turn = (index + 1) % count
+                    return plan
+            if len(self._failed) == failed:
+                return None
+            # A row that failed made room: those that wait for it must not wait for another event.
 
     def _fit_microbatches(self) -> None:
         wanted = max(1, self._microbatches_for(min(self._max_rows, self.running + self.waiting)))
