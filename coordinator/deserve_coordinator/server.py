@@ -94,10 +94,10 @@ def _policy(config: CoordinatorConfig, model: ServedModel) -> Policy:
 async def _listen_http(application: web.Application, address: str, stack: AsyncExitStack) -> str:
     """Serve until the stack ends; returns host:port with the real port. Raises `AddressInUse`."""
     host, port = split_address(address)
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(runner, host, port, shutdown_timeout=2.0)
+    site = web.TCPSite(runner, host, port)
     try:
         await site.start()
     except OSError as error:

@@ -346,3 +346,8 @@ async def swarm(service: Service, policy: Policy) -> AsyncIterator[Swarm]:
     for task in running.tasks:
         task.cancel()
     await asyncio.gather(*running.tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def node_class() -> type[FakeNode]:
+    return FakeNode
