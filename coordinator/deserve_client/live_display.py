@@ -34,9 +34,8 @@ class LiveDisplay:
 
 def render(view: Snapshot) -> Group:
     done = view.completed + view.failed
+    head = Text.assemble((view.batch_id, "bold"), "  ", summary(view))
     bar = ProgressBar(total=max(view.total, 1), completed=done, width=BAR_WIDTH)
-    head = Table.grid(padding=(0, 1))
-    head.add_row(Text(view.batch_id, style="bold"), bar, Text(summary(view)))
     nodes = Table.grid(padding=(0, 2))
     for node in view.nodes[:MAX_NODES]:
         nodes.add_row(
@@ -47,4 +46,4 @@ def render(view: Snapshot) -> Group:
             Text(f"{node.kv_used_fraction:.0%} of KV"),
         )
     hidden = len(view.nodes) - MAX_NODES
-    return Group(head, nodes, *([Text(f"  and {hidden} more")] if hidden > 0 else []))
+    return Group(head, bar, nodes, *([Text(f"  and {hidden} more")] if hidden > 0 else []))

@@ -220,7 +220,7 @@ def parse_request(endpoint: str, body: object) -> CompletionRequest:
     values: dict[str, Any] = {}
     for name, value in body.items():
         if name not in table:
-            raise RequestError(name[:128], f"not supported at {endpoint}", "unsupported_parameter")
+            raise RequestError(name[:128], f"{name[:128]!r} is not supported at {endpoint}", "unsupported_parameter")
         if value is not None:
             values[name] = table[name](value, name)
     for name in REQUIRED[endpoint]:

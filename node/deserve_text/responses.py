@@ -57,15 +57,15 @@ def build_response(
     token_ids = [drawn.token for drawn in generated]
     show_ids = request.return_token_ids or not model.has_tokenizer
     choice: dict[str, Any] = {"index": 0}
-    body: dict[str, Any] = {"id": response_id, "created": created, "model": request.model, "choices": [choice]}
-    if request.endpoint == CHAT:
-        body["object"] = "chat.completion"
+    chat = request.endpoint == CHAT
+    body: dict[str, Any] = {"id": response_id, "object": "chat.completion" if chat else "text_completion"}
+    body |= {"created": created, "model": request.model, "choices": [choice]}
+    if chat:
         choice["message"] = {"role": "assistant", "content": output.text, "refusal": None}
         choice["logprobs"] = _chat_logprobs(model, generated) if request.logprobs >= 0 else None
         if show_ids:
             body["prompt_token_ids"] = list(prompt_ids)
     else:
-        body["object"] = "text_completion"
         choice["text"] = (_prompt_text(model, request, prompt_ids) if request.echo else "") + output.text
         choice["logprobs"] = None
         if request.logprobs >= 0:

@@ -71,7 +71,13 @@ async def test_a_faulty_file_is_not_uploaded(deserve, coordinator, batch_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--metadata", "x"], ["--endpoint", "/v1/embeddings"], ["--endpoint", "/v1/completions"], ["--base-url", "host"]],
+    [
+        ["--output", "/no/such/directory/out"],
+        ["--metadata", "x"],
+        ["--endpoint", "/v1/embeddings"],
+        ["--endpoint", "/v1/completions"],
+        ["--base-url", "host"],
+    ],
 )
 async def test_wrong_flags_send_nothing(deserve, coordinator, batch_path, arguments):
     done = await deserve("batch", "submit", batch_path, *arguments)
