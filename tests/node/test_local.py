@@ -69,7 +69,11 @@ def test_a_row_that_can_never_fit_is_an_error_of_its_own(tiny_model: Path) -> No
     small = LocalRing(resolve(str(tiny_model)), kv_bytes=4 * 8 * 16 * 2 * 32 * 4, token_budget=32)
     try:
         results = small.serve(
-            [completion("x" * 200), completion("short", max_tokens=8), completion("grow", max_tokens=300)]
+            [
+                completion("x" * 200),
+                completion("short", max_tokens=8),
+                completion("grow", max_tokens=300, ignore_eos=True),
+            ]
         )
     finally:
         small.close()

@@ -31,7 +31,8 @@ class KvCache:
         kinds = sorted({(layer.window, layer.chunk) for layer in layers})
         members = {kind: [layer for layer in layers if (layer.window, layer.chunk) == kind] for kind in kinds}
         page_bytes = {kind: sum(_page_bytes(layer, dtype) for layer in members[kind]) for kind in kinds}
-        row_pages = {kind: len(live_pages(REFERENCE_TOKENS - REFERENCE_CHUNK, REFERENCE_CHUNK, *kind)) for kind in kinds}
+        chunk_start = REFERENCE_TOKENS - REFERENCE_CHUNK
+        row_pages = {kind: len(live_pages(chunk_start, REFERENCE_CHUNK, *kind)) for kind in kinds}
         rows = kv_bytes / max(1, sum(page_bytes[kind] * row_pages[kind] for kind in kinds))
         pages = {kind: int(rows * row_pages[kind]) for kind in kinds}
         if layers and min(pages.values()) < 1:

@@ -1,8 +1,9 @@
-"""The engine's contract: fp32 logits on the CPU are the same bits whatever shares the batch, however prompts are cut into
-chunks, however layers are cut into stages, and whether a token was decoded or recomputed."""
+"""The engine's contract: fp32 logits on the CPU are the same bits whatever shares the batch, however prompts are cut
+into chunks, however layers are cut into stages, and whether a token was decoded or recomputed."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def ring(files: ModelFiles, cuts: Sequence[int]) -> list[Engine]:
     stages: list[Engine] = []
-    for first, last in zip(cuts, cuts[1:], strict=False):
+    for first, last in itertools.pairwise(cuts):
         shard = load_shard(files, first, last, dtype=torch.float32, device=torch.device("cpu"))
         cache = KvCache(shard.kv_layers, kv_bytes=32 << 20, dtype=torch.float32, device=torch.device("cpu"))
         stages.append(RecordingEngine(shard, cache))

@@ -8,9 +8,7 @@ from deserve_node.engine.pages import PAGE_TOKENS, OutOfPagesError, PagePool, Po
 
 
 @given(st.integers(0, 500), st.integers(0, 60), st.integers(0, 60))
-def test_the_first_visible_position_is_the_oldest_within_window_and_chunk(
-    position: int, window: int, chunk: int
-) -> None:
+def test_the_first_visible_position_is_the_oldest_in_window_and_chunk(position: int, window: int, chunk: int) -> None:
     visible = [
         p
         for p in range(position + 1)
