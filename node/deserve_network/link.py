@@ -139,11 +139,11 @@ class Link:
         return frame
 
     async def close(self) -> None:
-        """Wait for acknowledgements (at most `flush_s`), tell the peer, end. Safe to repeat; never raises."""
+        """Wait for acknowledgements and tell the peer (`flush_s` at most), then end. Safe to repeat; never raises."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.times.flush_s):
                 told = None
-                while self._lost is None:
+                while self.streams and self._lost is None:
                     # The peer answers in kind; a stream that breaks before is replaced, and the next one told again.
                     if self._session is not told and self._session is not None and self.state.all_received:
                         self._session.send_control(Kind.CLOSE)

@@ -63,6 +63,7 @@ async def echo_process() -> AsyncIterator[tuple[asyncio.subprocess.Process, str]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(Path(__file__).with_name("echo_peer.py")),
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
