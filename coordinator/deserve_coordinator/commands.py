@@ -32,6 +32,7 @@ def coordinator() -> None:
 @click.option("--max-upload-mb", type=int, default=200, show_default=True)
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Default: DATA/api_key, made at the first start.")
 @click.option("--join-token-file", type=click.Path(path_type=Path), help="Nodes must bring this token.")
+@click.option("--kv-tokens", type=click.IntRange(1), help="KV to plan for; default: one context, at most 4096.")
 @click.option("--settle-s", type=float, default=5.0, show_default=True, help="Wait before spares widen a ring.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--log-json", is_flag=True, help="Log lines as JSON objects.")
@@ -60,6 +61,7 @@ def start(**flags: Any) -> None:
             api_key_file=flags["api_key_file"],
             join_token_file=flags["join_token_file"],
             settle_s=flags["settle_s"],
+            kv_tokens=flags["kv_tokens"],
         )
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error

@@ -31,13 +31,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node that offered itself. `joined_s` and `rests_until_s` are monotonic seconds."""
+    """A node that offered itself. `spare_since_s` and `rests_until_s` are monotonic seconds."""
 
     peer_id: str
     name: str
     addresses: tuple[str, ...]
     capacity: Capacity
-    joined_s: float
+    spare_since_s: float
+    """When it joined, or its last ring ended."""
     failures: int = 0
     rests_until_s: float = 0.0
     """Not planned with before then: its last ring failed because of it."""
@@ -70,7 +71,7 @@ class Policy:
     ring_prefix: str
     """Makes ring ids of this start differ from those of an earlier one."""
     settle_s: float = 5.0
-    """How long a spare waits for others before it widens a ring."""
+    """How long a spare waits for others before it widens a ring or makes do with a smaller one."""
     load_deadline_s: float = 900.0
     longest_rest_s: float = 60.0
 

@@ -67,7 +67,7 @@ def _lose(fleet: Fleet, peer_id: str, now: float, actions: list[Action]) -> Flee
     nodes = {key: member for key, member in fleet.nodes.items() if key != peer_id}
     ring = fleet.ring_of(peer_id)
     fleet = replace(fleet, nodes=nodes)
-    return fleet if ring is None else _dissolve(fleet, ring, "a node of the ring was lost", actions)
+    return fleet if ring is None else _dissolve(fleet, ring, "a node of the ring was lost", now, actions)
 
 
 def _ready(fleet: Fleet, event: NodeReady, now: float, actions: list[Action]) -> Fleet:
@@ -98,7 +98,7 @@ def _fail(fleet: Fleet, event: NodeFailed, now: float, actions: list[Action]) ->
         return fleet
     blamed = event.suspect if ring.place_of(event.suspect) is not None else event.peer_id
     fleet = _rest(fleet, blamed, now)
-    return _dissolve(fleet, ring, event.reason, actions)
+    return _dissolve(fleet, ring, event.reason, now, actions)
 
 
 def _end_slow_loads(fleet: Fleet, now: float, actions: list[Action]) -> Fleet:
@@ -107,7 +107,7 @@ def _end_slow_loads(fleet: Fleet, now: float, actions: list[Action]) -> Fleet:
             for place, ready in zip(ring.stages, ring.ready, strict=True):
                 if ready is None:
                     fleet = _rest(fleet, place.peer_id, now)
-            fleet = _dissolve(fleet, ring, "not ready within the deadline", actions)
+            fleet = _dissolve(fleet, ring, "not ready within the deadline", now, actions)
     return fleet
 
 
@@ -121,20 +121,29 @@ def _rest(fleet: Fleet, peer_id: str, now: float) -> Fleet:
     return replace(fleet, nodes={**fleet.nodes, peer_id: member})
 
 
-def _dissolve(fleet: Fleet, ring: Ring, reason: str, actions: list[Action]) -> Fleet:
+def _dissolve(fleet: Fleet, ring: Ring, reason: str, now: float, actions: list[Action]) -> Fleet:
     living = [place.peer_id for place in ring.stages if place.peer_id in fleet.nodes]
     actions.extend(Send(peer_id, Release(ring.id, ring.epoch, reason)) for peer_id in living)
     actions.append(RingEnded(ring.id, ring.epoch, ring.stages[0].peer_id in living))
     rings = {key: other for key, other in fleet.rings.items() if key != ring.id}
-    return replace(fleet, rings=rings, vacant=(*fleet.vacant, (ring.id, ring.epoch + 1)))
+    spares = {peer_id: replace(fleet.nodes[peer_id], spare_since_s=now) for peer_id in living}
+    vacant = (*fleet.vacant, (ring.id, ring.epoch + 1))
+    return replace(fleet, rings=rings, vacant=vacant, nodes={**fleet.nodes, **spares})
 
 
 def _plan(fleet: Fleet, now: float, actions: list[Action]) -> Fleet:
     while True:
         spares = [m for m in fleet.nodes.values() if fleet.ring_of(m.peer_id) is None and m.rests_until_s <= now]
-        chosen = choose([spare.capacity for spare in spares], fleet.policy.shape, fleet.policy.ring_size)
+        settled = [m for m in spares if now - max(m.spare_since_s, m.rests_until_s) >= fleet.policy.settle_s]
+        capacities = [spare.capacity for spare in spares]
+        chosen = choose(capacities, fleet.policy.shape, fleet.policy.ring_size)
+        if chosen is None and fleet.rings:
+            return _widen(fleet, settled, now, actions)
+        if chosen is None and fleet.vacant and settled:
+            # What is left of a ring goes on with fewer nodes than asked for; another may never come.
+            chosen = choose(capacities, fleet.policy.shape, len(spares))
         if chosen is None:
-            return _widen(fleet, spares, now, actions)
+            return fleet
         stages = tuple(_place(spares[index], first, last) for index, (first, last) in chosen)
         if fleet.vacant:
             (ring_id, epoch), *rest = fleet.vacant
@@ -160,9 +169,8 @@ def _assign(
     return replace(fleet, rings={**fleet.rings, ring_id: ring})
 
 
-def _widen(fleet: Fleet, spares: list[Member], now: float, actions: list[Action]) -> Fleet:
-    """Put spares that cannot form a ring of their own into the one with the fewest stages, once they have settled."""
-    waiting = [spare for spare in spares if now - max(spare.joined_s, spare.rests_until_s) >= fleet.policy.settle_s]
+def _widen(fleet: Fleet, waiting: list[Member], now: float, actions: list[Action]) -> Fleet:
+    """Put spares that cannot form a ring of their own into the one with the fewest stages."""
     serving = [ring for ring in fleet.rings.values() if ring.serving]
     if not waiting or not serving:
         return fleet
@@ -177,7 +185,7 @@ def _widen(fleet: Fleet, spares: list[Member], now: float, actions: list[Action]
         ranges = cut([m.capacity for m in members], fleet.policy.shape)
     except PlanError:
         return fleet
-    fleet = _dissolve(fleet, ring, "the ring is cut anew with more nodes", actions)
+    fleet = _dissolve(fleet, ring, "the ring is cut anew with more nodes", now, actions)
     fleet = replace(fleet, vacant=fleet.vacant[:-1])
     stages = tuple(_place(m, first, last) for m, (first, last) in zip(members, ranges, strict=True))
     return _assign(fleet, ring.id, ring.epoch + 1, stages, now, actions)

@@ -334,7 +334,7 @@ class Swarm:
 @pytest.fixture
 def policy() -> Policy:
     model = ModelRef(MODEL, "", "digest", "float32")
-    return Policy(model, ModelShape(4, 64), LinkShape(), 2, "r", settle_s=0.0, load_deadline_s=60)
+    return Policy(model, ModelShape(4, 64), LinkShape(), 2, "r", settle_s=5.0, load_deadline_s=60)
 
 
 @pytest.fixture

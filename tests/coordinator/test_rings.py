@@ -32,8 +32,8 @@ POLICY = Policy(
 )
 
 
-def member(name: str, memory: int = 10_000, joined_s: float = 0.0) -> Member:
-    return Member(name, name, (f"/ip4/1.2.3.4/tcp/1/p2p/{name}",), Capacity(memory, 1.0, 100, 0, 1), joined_s)
+def member(name: str, memory: int = 10_000, spare_since_s: float = 0.0) -> Member:
+    return Member(name, name, (f"/ip4/1.2.3.4/tcp/1/p2p/{name}",), Capacity(memory, 1.0, 100, 0, 1), spare_since_s)
 
 
 def ready(ring: str, epoch: int, stage: int) -> StageReady:
@@ -102,7 +102,7 @@ def test_a_lost_node_dissolves_its_ring_and_the_rest_waits_for_another() -> None
 def test_a_spare_widens_the_smallest_ring_after_it_has_settled() -> None:
     fleet, _ = run(Fleet(POLICY), NodeJoined(member("a")), NodeJoined(member("b")))
     fleet, _ = serve(fleet)
-    fleet, actions = run(fleet, NodeJoined(member("c", joined_s=10.0)), Tick(), now=10.0)
+    fleet, actions = run(fleet, NodeJoined(member("c", spare_since_s=10.0)), Tick(), now=10.0)
     assert actions == []
     fleet, actions = run(fleet, Tick(), now=15.0)
     assert RingEnded("r-1", 1, head_lives=True) in actions
@@ -130,6 +130,21 @@ def test_the_suspect_is_blamed_not_the_reporter() -> None:
     fleet, _ = run(Fleet(POLICY), NodeJoined(member("a")), NodeJoined(member("b")))
     fleet, _ = run(fleet, NodeFailed("b", "r-1", 1, "link lost", suspect="a"))
     assert (fleet.nodes["a"].failures, fleet.nodes["b"].failures) == (1, 0)
+
+
+def test_what_is_left_of_a_ring_goes_on_alone_when_nobody_comes_back() -> None:
+    fleet, _ = run(Fleet(POLICY), NodeJoined(member("a")), NodeJoined(member("b")))
+    fleet, _ = run(fleet, NodeLost("b"), Tick(), now=10.0)
+    assert fleet.rings == {}
+    fleet, _ = run(fleet, Tick(), now=15.0)
+    assert layers(fleet) == {"r-1": [("a", 0, 8)]}
+    assert fleet.rings["r-1"].epoch == 2
+
+
+def test_a_swarm_that_never_had_a_ring_waits_for_enough_nodes() -> None:
+    fleet, actions = run(Fleet(POLICY), NodeJoined(member("a")), Tick(), now=1000.0)
+    assert fleet.rings == {}
+    assert actions == []
 
 
 def test_messages_of_another_epoch_change_nothing() -> None:
