@@ -8,40 +8,25 @@ imported by the command that needs it, not for `--help`.
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from deserve_client.errors import EXIT_INTERRUPTED, ClientError, InputError, UnreachableError
+from deserve_client.options import NEW_FILE, as_json, connection, read_metadata
 
 if TYPE_CHECKING:
     from deserve_client.api import CoordinatorClient
 
 __all__ = ["batch"]
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 Result = TypeVar("Result")
-
-
-class NewFile(click.Path):
-    """A file to be written later: a directory that is not there is told before any work is done."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            self.fail(f"{str(path.parent)!r} is no directory that can be written to", param, ctx)
-        return path
-
-
-NEW_FILE = NewFile(dir_okay=False, writable=True)
 
 
 @click.group()
@@ -51,27 +36,6 @@ def batch() -> None:
     The coordinator and its key come from --base-url and --api-key-file, from DESERVE_BASE_URL and DESERVE_API_KEY, or
     from base_url and api_key_file in ~/.config/deserve/client.toml.
     """
-
-
-def connection(command: Command) -> Command:
-    """Flags that say where the coordinator is; the command gets `connect`, which opens a client."""
-
-    @click.option("--base-url", metavar="URL", help="The coordinator's API, such as http://host:8000/v1.")
-    @click.option("--api-key-file", type=click.Path(path_type=Path), help="File with the API key.")
-    @functools.wraps(command)
-    def wrapped(base_url: str | None, api_key_file: Path | None, **parameters: Any) -> Any:
-        def connect() -> CoordinatorClient:
-            from deserve_client.api import CoordinatorClient
-            from deserve_client.settings import read_settings
-
-            return CoordinatorClient(read_settings(base_url, api_key_file, os.environ))
-
-        return command(connect=connect, **parameters)
-
-    return wrapped  # type: ignore[return-value]
-
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON value instead of text.")
 
 
 def say(message: str) -> None:
@@ -104,21 +68,11 @@ def how_to_resume(batch_id: str, output: Path | None) -> str:
     return f"the batch goes on: deserve batch wait {batch_id}{target}"
 
 
-def _metadata(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for value in values:
-        key, equals, text = value.partition("=")
-        if not key or not equals:
-            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
-        pairs[key] = text
-    return pairs
-
-
 @batch.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--endpoint", default="auto", show_default=True, metavar="PATH", help="auto: as the file's lines say.")
 @click.option("--completion-window", default="24h", show_default=True)
-@click.option("--metadata", multiple=True, callback=_metadata, metavar="KEY=VALUE", help="May be repeated.")
+@click.option("--metadata", multiple=True, callback=read_metadata, metavar="KEY=VALUE", help="May be repeated.")
 @click.option("--wait", "wait_for_it", is_flag=True, help="Wait until the batch has ended.")
 @click.option("--output", type=NEW_FILE, help="Write the results here; implies --wait.")
 @as_json

@@ -30,19 +30,21 @@ def run(model, ids, **parameters):
 
 
 @given(TEXTS)
+@settings(deadline=None)
 def test_byte_level_text_equals_decode_of_the_whole(byte_level, text):
     ids = encoded(byte_level, text)
     assert run(byte_level, ids).text == byte_level._tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
 
 
 @given(TEXTS)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_smollm2_text_equals_decode_of_the_whole(smollm2, text):
     ids = encoded(smollm2, text)
     assert run(smollm2, ids).text == smollm2._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
 @given(TEXTS)
+@settings(deadline=None)
 def test_byte_fallback_text_equals_decode_of_the_whole(byte_fallback, text):
     """All but the space that SentencePiece puts before a text: here the prompt is what comes before."""
     ids = encoded(byte_fallback, text)
@@ -51,6 +53,7 @@ def test_byte_fallback_text_equals_decode_of_the_whole(byte_fallback, text):
 
 
 @given(st.lists(st.integers(2, 390), max_size=30))
+@settings(deadline=None)
 def test_any_tokens_equal_decode_of_the_whole_but_for_half_a_character(byte_level, ids):
     text = run(byte_level, ids).text
     whole = byte_level._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
@@ -58,6 +61,7 @@ def test_any_tokens_equal_decode_of_the_whole_but_for_half_a_character(byte_leve
 
 
 @given(TEXTS)
+@settings(deadline=None)
 def test_half_a_character_is_never_shown(byte_fallback, text):
     ids = encoded(byte_fallback, text)
     for end in range(len(ids)):
@@ -112,6 +116,7 @@ def test_a_stop_string_is_cut_at_every_split(byte_fallback, stop):
 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=4), st.data())
+@settings(deadline=None)
 def test_the_stop_string_that_ends_first_wins_wherever_tokens_end(byte_level, text, stops, data):
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(text) - 1)), max_size=8)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]

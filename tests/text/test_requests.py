@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deserve_text.errors import RequestError
@@ -189,6 +189,7 @@ names = st.sampled_from(
 
 
 @given(st.sampled_from([CHAT, COMPLETIONS]), st.dictionaries(names | st.text(max_size=4), json_values, max_size=6))
+@settings(deadline=None)
 def test_any_json_is_parsed_or_refused_with_a_reason(endpoint, body):
     base = {"model": "m"} | ({"messages": MESSAGES} if endpoint == CHAT else {"prompt": [1]})
     try:

@@ -1,0 +1,65 @@
+"""Options that several `deserve batch` commands have, and how their values are read.
+
+What the options mean is for `deserve_client.settings` and the commands; nothing here opens a connection.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from deserve_client.api import CoordinatorClient
+
+__all__ = ["NEW_FILE", "as_json", "connection", "read_metadata"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class NewFile(click.Path):
+    """A file to be written later: a directory that is not there is told before any work is done."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            self.fail(f"{str(path.parent)!r} is no directory that can be written to", param, ctx)
+        return path
+
+
+NEW_FILE = NewFile(dir_okay=False, writable=True)
+
+
+def connection(command: Command) -> Command:
+    """Flags that say where the coordinator is; the command gets `connect`, which opens a client."""
+
+    @click.option("--base-url", metavar="URL", help="The coordinator's API, such as http://host:8000/v1.")
+    @click.option("--api-key-file", type=click.Path(path_type=Path), help="File with the API key.")
+    @functools.wraps(command)
+    def wrapped(base_url: str | None, api_key_file: Path | None, **parameters: Any) -> Any:
+        def connect() -> CoordinatorClient:
+            from deserve_client.api import CoordinatorClient
+            from deserve_client.settings import read_settings
+
+            return CoordinatorClient(read_settings(base_url, api_key_file, os.environ))
+
+        return command(connect=connect, **parameters)
+
+    return wrapped  # type: ignore[return-value]
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON value instead of text.")
+
+
+def read_metadata(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
+        pairs[key] = text
+    return pairs
