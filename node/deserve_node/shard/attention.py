@@ -79,19 +79,37 @@ class Reach:
 
 
 class AttentionSlot:
-    """Ties the attention modules of one shard to the `attend` of the call in progress."""
+    """Ties the attention modules of one shard to the `attend` and the positions of the call in progress."""
 
-    __slots__ = ("attend", "probed")
+    __slots__ = ("attend", "positions", "probed", "temperatures")
 
     def __init__(self) -> None:
         self.attend: Attend | None = None
+        self.positions: Tensor | None = None
         self.probed: dict[int, KvLayer] = {}
+        self.temperatures: dict[int, tuple[float, float]] = {}
 
     def claim(self, layers: dict[int, nn.Module]) -> None:
-        """Mark every module inside `layers` (index -> decoder layer) as this slot's."""
+        """Mark every module inside `layers` (index -> decoder layer) as this slot's.
+
+        Llama 4 scales the queries of its unrotated layers by their position, which it counts from the start of the
+        batch; that is switched off there and done in `_serve` with each token's own position.
+        """
         for index, layer in layers.items():
             for module in layer.modules():
                 setattr(module, _SLOT, (self, index))
+                plain: dict[str, Any] = vars(module)
+                if plain.get("attn_temperature_tuning") and not plain.get("use_rope", True):
+                    plain["attn_temperature_tuning"] = False
+                    self.temperatures[index] = (float(plain["floor_scale"]), float(plain["attn_scale"]))
+
+    def temperature(self, layer: int) -> Tensor | None:
+        """Factor of each query, fp32 [T, 1, 1] (https://arxiv.org/abs/2501.19399), or None where it is 1."""
+        if layer not in self.temperatures or self.positions is None:
+            return None
+        floor, scale = self.temperatures[layer]
+        steps = torch.floor((self.positions.float() + 1.0) / floor)
+        return (torch.log1p(steps) * scale + 1.0)[:, None, None]
 
 
 def register() -> None:
@@ -113,9 +131,12 @@ def _serve(
     **_: Any,
 ) -> tuple[Tensor, None]:
     slot, layer = getattr(module, _SLOT)
+    queries = query[0].transpose(0, 1)
+    if slot.temperatures and (factor := slot.temperature(layer)) is not None:
+        queries = (queries * factor).to(queries.dtype)
     mixed = slot.attend(
         layer,
-        query[0].transpose(0, 1),
+        queries,
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,

@@ -7,6 +7,7 @@ from the configuration, then by running one token through the layers and looking
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 import torch
@@ -17,10 +18,14 @@ from deserve_models.serving import check_servable
 from deserve_node.errors import ShardError, UnsupportedModelError
 from deserve_node.shard.attention import PROBE, SERVE, AttentionSlot, register
 from deserve_node.shard.cut import Boundary, cut_class, decoder, layer_list
+from deserve_node.shard.independence import check_rows_are_independent
 from deserve_node.shard.shard import Shard
 from deserve_node.shard.tensors import lazy_state_dict
 
 __all__ = ["load_shard"]
+
+# While transformers builds a model, torch's default dtype is that model's, in the whole process.
+_LOADING = threading.Lock()
 
 
 def load_shard(files: ModelFiles, first: int, last: int, *, dtype: torch.dtype, device: torch.device) -> Shard:
@@ -44,7 +49,9 @@ def load_shard(files: ModelFiles, first: int, last: int, *, dtype: torch.dtype, 
     layers = layer_list(decoder(model))
     slot.claim({index: layers[index] for index in range(first, last)})
     _probe(model, first, last, slot, boundary)
-    return Shard(model, first, last, slot, boundary)
+    shard = Shard(model, first, last, slot, boundary)
+    check_rows_are_independent(shard)
+    return shard
 
 
 def _architecture(files: ModelFiles) -> tuple[Any, type[Any]]:
@@ -82,15 +89,16 @@ def _load(
     # transformers otherwise reads ahead on threads, and holds the experts of all layers before it fuses the first.
     os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
     transformers.utils.logging.disable_progress_bar()
-    model, report = cut_class(original, first, last, boundary).from_pretrained(
-        None,
-        config=config,
-        state_dict=state_dict,
-        dtype=dtype,
-        device_map=None if device.type == "cpu" else {"": device},
-        attn_implementation=SERVE,
-        output_loading_info=True,
-    )
+    with _LOADING:
+        model, report = cut_class(original, first, last, boundary).from_pretrained(
+            None,
+            config=config,
+            state_dict=state_dict,
+            dtype=dtype,
+            device_map=None if device.type == "cpu" else {"": device},
+            attn_implementation=SERVE,
+            output_loading_info=True,
+        )
     for problem in ("missing_keys", "mismatched_keys", "error_msgs", "conversion_errors"):
         if report.get(problem):
             names = sorted(map(str, report[problem]))

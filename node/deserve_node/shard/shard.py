@@ -60,6 +60,7 @@ class Shard:
         layer, in order. Returns hidden states [T, hidden] in `dtype`, or at the tail logits fp32 [len(wanted), V].
         """
         self._slot.attend = attend
+        self._slot.positions = positions
         try:
             if not self.is_tail:
                 self._run(self._model, inputs, positions)
@@ -77,7 +78,7 @@ class Shard:
             logits = self._run(self._model, inputs, positions, logits_to_keep=rows).logits[0, :count]
             return logits.float()
         finally:
-            self._slot.attend = None
+            self._slot.attend = self._slot.positions = None
             self._boundary.entering = self._boundary.leaving = None
 
     def _run(self, module: Any, inputs: Tensor, positions: Tensor, **kwargs: Any) -> Any:

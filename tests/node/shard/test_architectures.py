@@ -94,6 +94,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama4_text": {
         "head_dim": 16,
         "attention_chunk_size": REACH,
+        "floor_scale": 6,
         "num_local_experts": 4,
         "intermediate_size_mlp": 96,
         "interleave_moe_layer_step": 2,

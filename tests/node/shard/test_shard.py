@@ -176,3 +176,17 @@ def test_layers_that_keep_other_state_are_found_by_running_them(tmp_path: Path) 
         patch.setattr("deserve_node.shard.loading.check_servable", lambda raw: None)
         with pytest.raises(UnsupportedModelError, match="BloomForCausalLM: its layers do not run on"):
             load(tmp_path, 0, 1)
+
+
+def test_rotation_by_the_longest_sequence_present_is_refused(save_llama: Any, tmp_path: Path) -> None:
+    longrope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 32,
+        "factor": 4.0,
+    }
+    save_llama(rope_parameters=longrope)
+    with pytest.raises(UnsupportedModelError, match="depends on its neighbours"):
+        load(tmp_path, 1, 3)
