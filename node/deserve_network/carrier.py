@@ -21,6 +21,7 @@ from libp2p.crypto.ed25519 import Ed25519PrivateKey
 from libp2p.crypto.keys import KeyPair
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
+from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
 from deserve_network.errors import AddressError, DialError, NetworkError
@@ -44,9 +45,10 @@ if "LIBP2P_DEBUG" not in os.environ:
 
 
 class Carrier:
-    def __init__(self, thread: TrioThread, host: Any) -> None:
+    def __init__(self, thread: TrioThread, host: Any, transport: _CountedTcp) -> None:
         self._thread = thread
         self._host = host
+        self._transport = transport
         self._swarm = host.get_network()
         self._stop = trio.Event()
         self._streams: collections.Counter[str] = collections.Counter()
@@ -68,11 +70,17 @@ class Carrier:
     async def _begin(cls, thread: TrioThread, identity: Identity, listen: Sequence[Multiaddr]) -> Carrier:
         key = Ed25519PrivateKey.from_bytes(identity.secret)
         config = ConnectionConfig(min_connections=0, low_watermark=0)
-        host = new_host(key_pair=KeyPair(key, key.get_public_key()), muxer_preference="YAMUX", connection_config=config)
+        transport = _CountedTcp()
+        host = new_host(
+            key_pair=KeyPair(key, key.get_public_key()),
+            muxer_preference="YAMUX",
+            connection_config=config,
+            transports=[transport],
+        )
         swarm = host.get_network()
         swarm.retry_config = RetryConfig(max_retries=0)
         swarm.auto_connector.maybe_connect = _dial_nobody
-        self = cls(thread, host)
+        self = cls(thread, host, transport)
         started: trio.MemorySendChannel[Exception | None]
         started, outcome = trio.open_memory_channel(1)
         thread.spawn(self._run, listen, started)
@@ -105,9 +113,13 @@ class Carrier:
 
     async def _end(self) -> None:
         with trio.move_on_after(SEVER_S):
+            # Listeners first, or a peer that notices the loss is back before we are gone.
+            for listener in list(self._swarm.listeners.values()):
+                await listener.close()
             async with trio.open_nursery() as nursery:
                 for peer_id in list(self._swarm.connections):
                     nursery.start_soon(self._sever, peer_id)
+        await self._transport.close_all()
         self._stop.set()
 
     # Inbound.
@@ -218,6 +230,24 @@ class Carrier:
                 await trio.aclose_forcefully(raw)
             with trio.move_on_after(SEVER_S):
                 await connection.close()
+
+
+class _CountedTcp(TCP):  # type: ignore[misc]
+    """TCP that remembers what it dialled: libp2p drops some sockets of failed handshakes without closing them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dialled: set[trio.SocketStream] = set()
+
+    async def dial(self, maddr: Multiaddr) -> Any:
+        connection = await super().dial(maddr)
+        self._dialled = {stream for stream in self._dialled if stream.socket.fileno() != -1}
+        self._dialled.add(connection.stream.stream)
+        return connection
+
+    async def close_all(self) -> None:
+        for stream in self._dialled:
+            await trio.aclose_forcefully(stream)
 
 
 async def _dial_nobody() -> None:
