@@ -96,11 +96,14 @@ def submit(
     client = connect()
     waits = wait_for_it or output is not None
     created: dict[str, Any] = {}
+    asked = False
 
     async def work() -> int:
+        nonlocal asked
         async with client:
             say(f"uploading {checked.rows} rows, {checked.size_bytes / 1e6:.1f} MB")
             uploaded = await client.upload(file, upload_progress(checked.size_bytes))
+            asked = True
             created.update(await client.create_batch(uploaded["id"], checked.endpoint, completion_window, metadata))
             if not waits:
                 click.echo(json.dumps(created) if as_json else created["id"])
@@ -110,7 +113,9 @@ def submit(
             return await finish(client, created["id"], output, as_json, describe=as_json)
 
     def when_stopped() -> str:
-        return how_to_resume(created["id"], output) if created else "no batch was created"
+        if created:
+            return how_to_resume(created["id"], output)
+        return "a batch may have been created: deserve batch list" if asked else "no batch was created"
 
     sys.exit(run(work(), when_stopped))
 

@@ -39,6 +39,9 @@ class FakeCoordinator:
     """Byte counts after which the next downloads break off."""
     wrong_content: bool = False
     requests: list[tuple[str, str, str]] = field(default_factory=list)
+    hold_creation: bool = False
+    """Never answer a request to create a batch."""
+    creating: asyncio.Event = field(default_factory=asyncio.Event)
     polled: asyncio.Event = field(default_factory=asyncio.Event)
     base_url: str = ""
 
@@ -101,6 +104,9 @@ class FakeCoordinator:
         return response
 
     async def create(self, request):
+        self.creating.set()
+        if self.hold_creation:
+            await asyncio.Event().wait()
         body = await request.json()
         key = request.headers["Idempotency-Key"]
         if key not in self.by_key:

@@ -150,3 +150,15 @@ async def test_ctrl_c_says_how_to_go_on(start_deserve, coordinator, batch_path, 
     assert out == b"batch_0\n"
     assert f"deserve batch wait batch_0 --output {tmp_path / 'out'}" in err.decode()
     assert "Traceback" not in err.decode()
+
+
+async def test_ctrl_c_before_the_answer_does_not_promise_that_nothing_was_created(
+    start_deserve, coordinator, batch_path
+):
+    coordinator.hold_creation = True
+    process = await start_deserve("batch", "submit", batch_path)
+    await asyncio.wait_for(coordinator.creating.wait(), 30)
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, out) == (130, b"")
+    assert "deserve batch list" in err.decode()
