@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 import time
@@ -30,6 +31,7 @@ from deserve_network.control_messages import (
     Offer,
     Refused,
     Release,
+    RowsDone,
     RowsStored,
     Stats,
     Welcome,
@@ -69,6 +71,9 @@ class Daemon:
         self._links = Links(host)
         self._registered = registered
         self._serving: asyncio.Task[None] | None = None
+        self._reports = itertools.count()
+        self._orphans: dict[int, RowsDone] = {}
+        """Results of rings that we have left, until the coordinator has stored them."""
         self._started_s = time.monotonic()
 
     def stats(self) -> Stats:
@@ -101,8 +106,10 @@ class Daemon:
         channel = Channel(stream, CONTROL)
         try:
             welcome = await self._introduce(channel)
-            # A coordinator that welcomes us anew knows nothing of the ring we are in.
-            await self._leave()
+            # A coordinator that welcomes us anew knows nothing of the ring we are in, but it wants what the ring did.
+            for report in self._orphans.values():
+                await channel.send(report)
+            await self._leave(channel)
             self.connected = True
             self._registered()
             log.info("registered with %s for %s", channel.peer_id, welcome.model.id)
@@ -176,10 +183,12 @@ class Daemon:
             if isinstance(message, Refused):
                 raise RefusedError(f"the coordinator refused this node: {message.field}: {message.reason}")
             if isinstance(message, Assign):
-                await self._leave()
+                await self._leave(channel)
                 self._join(message, channel)
                 continue
             member = self.member
+            if isinstance(message, RowsStored):
+                self._orphans.pop(message.report, None)
             if member is None or not _concerns(message, member):
                 log.info("passed over %s for a ring that this node has left", type(message).__name__)
             elif isinstance(message, Begin):
@@ -201,7 +210,7 @@ class Daemon:
             self.settings.max_rows,
             self.settings.token_budget,
         )
-        self.member = RingMember(assign, self._files(assign.model), self._links, lending)
+        self.member = RingMember(assign, self._files(assign.model), self._links, lending, self._reports)
         self._serving = asyncio.create_task(self._serve(self.member, channel), name=f"ring {assign.ring}")
 
     async def _serve(self, member: RingMember, channel: Channel) -> None:
@@ -227,18 +236,24 @@ class Daemon:
                 await channel.send(failure)
 
     async def _leave(self, channel: Channel | None = None) -> None:
-        """Give up the membership; to a coordinator that asked for it, return unfinished rows first."""
+        """Give up the membership; a coordinator at the other end of `channel` gets results and unfinished rows."""
         member, serving = self.member, self._serving
         self.member = self._serving = None
         if member is None or serving is None:
             return
-        returned = member.returned()
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
-        if channel is not None and returned is not None:
-            await channel.send(returned)
-        await member.close()
+        self._orphans.update((report.report, report) for report in member.outbox.unstored)
+        try:
+            if channel is not None:
+                for report in member.outbox.unstored:
+                    await channel.send(report)
+                returned = member.returned()
+                if returned is not None:
+                    await channel.send(returned)
+        finally:
+            await member.close()
 
 
 def _concerns(message: object, member: RingMember) -> bool:

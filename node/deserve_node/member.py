@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,9 @@ class Lending:
 class RingMember:
     """States: prepare() -> begin() at the head -> run() -> close(). Each is called once, by the daemon."""
 
-    def __init__(self, assign: Assign, files: ModelFiles, links: Links, lending: Lending) -> None:
+    def __init__(
+        self, assign: Assign, files: ModelFiles, links: Links, lending: Lending, reports: Iterator[int]
+    ) -> None:
         self.assign = assign
         self._files = files
         self._links = links
@@ -80,7 +83,7 @@ class RingMember:
         self._text: TextModel | None = None
         self._began = asyncio.Event()
         self._began_s = time.monotonic()
-        self.outbox = Outbox(assign.ring, assign.epoch)
+        self.outbox = Outbox(assign.ring, assign.epoch, reports)
 
     @property
     def place(self) -> StagePlace:

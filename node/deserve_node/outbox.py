@@ -6,7 +6,7 @@ Also carries the head's requests for rows. It knows the channel only as somethin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from deserve_network.control_messages import LeaseRequest, RowResult, RowsDone, RowsStored
 
@@ -18,29 +18,29 @@ Send = Callable[[object], Awaitable[None]]
 class Outbox:
     """The desk of one ring's head. `deliver` runs while there is a channel; what it could not send stays."""
 
-    def __init__(self, ring: str, epoch: int) -> None:
+    def __init__(self, ring: str, epoch: int, numbers: Iterator[int]) -> None:
+        """`numbers` gives each report of this node its own, whatever ring or epoch it is of."""
         self.ring = ring
         self.epoch = epoch
+        self._numbers = numbers
         self._reports: dict[int, RowsDone] = {}
         self._unsent: list[int] = []
         self._wanted = 0
-        self._next = 0
         self._changed = asyncio.Event()
 
     @property
-    def unstored(self) -> int:
-        """Reports that the coordinator has not acknowledged."""
-        return len(self._reports)
+    def unstored(self) -> tuple[RowsDone, ...]:
+        """Reports that the coordinator has not acknowledged, oldest first."""
+        return tuple(self._reports.values())
 
     def want_rows(self, rows: int) -> None:
         self._wanted = rows
         self._changed.set()
 
     def rows_done(self, results: Sequence[RowResult]) -> None:
-        report = RowsDone(self.ring, self.epoch, self._next, tuple(results))
-        self._reports[self._next] = report
-        self._unsent.append(self._next)
-        self._next += 1
+        report = RowsDone(self.ring, self.epoch, next(self._numbers), tuple(results))
+        self._reports[report.report] = report
+        self._unsent.append(report.report)
         self._changed.set()
 
     def stored(self, message: RowsStored) -> None:

@@ -40,12 +40,12 @@ def candidates(logits: Logits, sampling: Sampling) -> TokenIds | None:
 
 def _nucleus(logits: Logits, kept: TokenIds | None, top_p: float) -> TokenIds:
     values = logits if kept is None else logits[kept]
-    mass = np.exp(values.astype(np.float64))
-    wanted = top_p * float(mass.sum())
+    mass = np.exp(values)
+    wanted = top_p * float(mass.sum(dtype=np.float64))
     for cut in _TOP_P_CUTS:
         likely = np.flatnonzero(values >= -cut)
         order = likely[np.argsort(-values[likely], kind="stable")]
-        before = np.cumsum(mass[order]) - mass[order]
+        before = np.cumsum(mass[order], dtype=np.float64) - mass[order]
         if before.size == values.size or float(before[-1] + mass[order[-1]]) >= wanted:
             break
     chosen = np.sort(order[(before < wanted) | (np.arange(order.size) == 0)])
