@@ -103,7 +103,8 @@ class Leases:
         """Room for `rows` more; replaces an earlier request that is still open."""
         state = self._holders.get(holder)
         if state is not None and not state.leaving and rows > 0:
-            state.demand = _Demand(min(rows, LARGEST_LEASE), self._clock())
+            since = self._clock() if state.demand is None else state.demand.since
+            state.demand = _Demand(min(rows, LARGEST_LEASE), since)
             self.wake()
 
     def progress(self, holder: str) -> None:

@@ -6,7 +6,8 @@ holds the embedding and the last one the output head, `edge_bytes` each; a ring 
 
 Speed rule: the slowest stage sets the pace of a ring, so the cut minimises the largest stage time. The output head is
 a matrix product over the vocabulary; its time is taken as that of `edge_bytes / layer_bytes` layers. Giving one layer
-at a time to the stage that would then be fastest is optimal here, because stage times only grow.
+at a time to the stage that would then be fastest is optimal here, because stage times only grow. A node's time was
+measured once, on a machine that may have been busy: one within 25 % of the fastest counts as equally fast.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 
 from deserve_coordinator.errors import PlanError
 
-__all__ = ["Capacity", "ModelShape", "arrange", "choose", "cut", "holds_a_layer", "layer_limit"]
+__all__ = ["Capacity", "ModelShape", "arrange", "choose", "cut", "holds_a_layer", "layer_limit", "paces"]
 
 _USABLE = 0.9
+_SAME_PACE = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,12 @@ def arrange(nodes: Sequence[Capacity]) -> list[int]:
     return [first, *(i for i in range(len(nodes)) if i not in (first, last)), last]
 
 
+def paces(nodes: Sequence[Capacity]) -> list[float]:
+    """Seconds a layer takes on each node, small differences levelled."""
+    fastest = min(node.layer_time_s for node in nodes)
+    return [fastest if node.layer_time_s < fastest * _SAME_PACE else node.layer_time_s for node in nodes]
+
+
 def cut(nodes: Sequence[Capacity], shape: ModelShape) -> list[tuple[int, int]]:
     """Layer ranges [first, last) for the nodes in their order as stages. Raises `PlanError` where they do not fit."""
     count = len(nodes)
@@ -76,12 +84,12 @@ def cut(nodes: Sequence[Capacity], shape: ModelShape) -> list[tuple[int, int]]:
         raise PlanError(f"stage {limits.index(0)} has no memory for a layer")
     if sum(limits) < shape.num_layers:
         raise PlanError(f"memory for {sum(limits)} of {shape.num_layers} layers")
-    tail = nodes[-1]
-    head_time_s = tail.layer_time_s * tail.edge_bytes / tail.layer_bytes
+    pace = paces(nodes)
+    head_time_s = pace[-1] * nodes[-1].edge_bytes / nodes[-1].layer_bytes
     layers = [1] * count
 
     def time_with_one_more(i: int) -> float:
-        return (layers[i] + 1) * nodes[i].layer_time_s + (head_time_s if i == count - 1 else 0.0)
+        return (layers[i] + 1) * pace[i] + (head_time_s if i == count - 1 else 0.0)
 
     for _ in range(shape.num_layers - count):
         open_stages = [i for i in range(count) if layers[i] < limits[i]]

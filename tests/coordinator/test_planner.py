@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deserve_coordinator.errors import PlanError
-from deserve_coordinator.planner import Capacity, ModelShape, arrange, choose, cut, holds_a_layer, layer_limit
+from deserve_coordinator.planner import Capacity, ModelShape, arrange, choose, cut, holds_a_layer, layer_limit, paces
 
 SHAPE = ModelShape(num_layers=8, kv_tokens=100)
 
@@ -29,8 +29,9 @@ nodes = st.lists(
 
 def stage_time(members: list[Capacity], ranges: list[tuple[int, int]]) -> float:
     tail = members[-1]
-    times = [(last - first) * m.layer_time_s for m, (first, last) in zip(members, ranges, strict=True)]
-    times[-1] += tail.layer_time_s * tail.edge_bytes / tail.layer_bytes
+    pace = paces(members)
+    times = [(last - first) * t for t, (first, last) in zip(pace, ranges, strict=True)]
+    times[-1] += pace[-1] * tail.edge_bytes / tail.layer_bytes
     return max(times)
 
 
@@ -72,6 +73,10 @@ def test_equal_nodes_get_equal_parts_but_for_the_output_head() -> None:
 
 def test_a_faster_node_gets_more_layers() -> None:
     assert cut([node(time=1.0, edge=0), node(time=3.0, edge=0)], SHAPE) == [(0, 6), (6, 8)]
+
+
+def test_small_differences_of_speed_do_not_move_layers() -> None:
+    assert cut([node(time=1.0, edge=0), node(time=1.2, edge=0)], SHAPE) == [(0, 4), (4, 8)]
 
 
 def test_the_largest_memories_stand_at_the_ends() -> None:
