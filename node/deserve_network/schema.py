@@ -21,7 +21,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from deserve_network.errors import SchemaError
 
-__all__ = ["Max", "SchemaError", "Table"]
+__all__ = ["Max", "SchemaError", "Table", "default_limit"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,12 @@ class Max:
 
 
 _DEFAULT_MAX: dict[object, int] = {str: 1024, bytes: 4096, tuple: 4096, int: 2**63 - 1}
+
+
+def default_limit(kind: type) -> int:
+    """The limit of a str, bytes, tuple or int field that names none; 0 where the type has no limit."""
+    return _DEFAULT_MAX.get(kind, 0)
+
 
 Decoder = Callable[[Any, str], Any]
 Encoder = Callable[[Any], Any]
@@ -126,6 +132,11 @@ class Table:
         self._tag_of = {kind: tag for tag, kind in messages.items()}
         if len(self._tag_of) != len(self._by_tag):
             raise TypeError(f"{name}: a message has two tags")
+
+    @property
+    def messages(self) -> dict[int, type]:
+        """Classes by tag."""
+        return dict(self._by_tag)
 
     def encode(self, message: object) -> bytes:
         tag = self._tag_of.get(type(message))
