@@ -11,7 +11,7 @@ import asyncio
 import collections
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import trio
@@ -267,7 +267,6 @@ class Stream:
         self.protocol = protocol
         self._pump = pump
         self._over = False
-        self.on_end: Callable[[], None] | None = None
 
     @property
     def bytes_received(self) -> int:
