@@ -21,6 +21,8 @@ namespace {
 
 constexpr int kBlock = 64;      // keys folded into the running softmax at a time
 constexpr int kTargetRows = 32;  // rows of an item where the sequence brings enough queries
+// About 25 us of a core. Waking a thread for less does not pay, least of all where processes share the cores.
+constexpr int64_t kWorkPerThread = 1'000'000;
 static_assert(kBlock % kLanes == 0, "a block is whole vectors");
 
 struct Arguments {
@@ -294,6 +296,9 @@ std::vector<Item> plan(const Arguments& a) {
 template <typename T>
 int run(const Arguments& a, int threads) {
     const std::vector<Item> items = plan(a);
+    int64_t work = 0;
+    for (const Item& item : items) work += item.cost * (a.key_dim + a.value_dim);
+    threads = int(std::min<int64_t>(threads, 1 + work / kWorkPerThread));
     std::atomic<bool> sound{true};
 #pragma omp parallel num_threads(threads)
     {

@@ -48,7 +48,7 @@ inline Vec gumbel_vec(Vec v) {
 // out [rows, count]; token ids are tokens[row * count + i], or i where `tokens` is null.
 extern "C" void deserve_gumbel(const int64_t* seeds, const int64_t* positions, const int64_t* tokens, float* out,
                                int64_t rows, int64_t count, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) if (rows * count > 20000)
     for (int64_t row = 0; row < rows; ++row) {
         const uint64_t key = row_key(seeds[row], positions[row]);
         for (int64_t i = 0; i < count; i += kLanes) {

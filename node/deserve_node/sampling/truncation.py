@@ -15,7 +15,7 @@ Logits = npt.NDArray[np.float32]
 TokenIds = npt.NDArray[np.int64]
 
 # Mass below the likeliest token, as differences of logits: top-p sorts only what lies above the first that suffices.
-_TOP_P_CUTS = (8.0, 16.0, math.inf)
+_TOP_P_CUTS = (4.0, 8.0, 12.0, math.inf)
 
 
 def candidates(logits: Logits, sampling: Sampling) -> TokenIds | None:
