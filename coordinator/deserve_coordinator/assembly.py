@@ -57,7 +57,7 @@ class _Part:
         if self._writer is None:
             return None
         self._writer.commit()
-        return FileRecord(self._id, "batch_output", self._filename, self._writer.bytes, now)
+        return FileRecord(self._id, "batch_output", self._filename, self._writer.bytes, self._writer.sha256, now)
 
     def abandon(self) -> None:
         if self._writer is not None:

@@ -6,9 +6,9 @@ in the store, not here.
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import os
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,11 +23,18 @@ class BlobWriter:
         self._part = path.with_suffix(".part")
         descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._file: BinaryIO = os.fdopen(descriptor, "wb", buffering=1 << 20)
+        self._digest = hashlib.sha256()
         self.bytes = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._file.write(data)
+        self._digest.update(data)
         self.bytes += len(data)
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, in hexadecimal."""
+        return self._digest.hexdigest()
 
     def commit(self) -> None:
         self._file.flush()
@@ -67,12 +74,3 @@ class Blobs:
         for entry in orphans:
             entry.unlink()
         return len(orphans)
-
-    async def read(self, file_id: str, block: int = 1 << 18) -> AsyncIterator[bytes]:
-        """The content in blocks. Raises `FileNotFoundError` before the first one."""
-        handle = await asyncio.to_thread(self.path(file_id).open, "rb")
-        try:
-            while data := await asyncio.to_thread(handle.read, block):
-                yield data
-        finally:
-            handle.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import stat
 from typing import Any
@@ -137,6 +138,7 @@ async def test_files_can_be_listed_read_and_deleted(service: Any) -> None:
     assert await (await service.client.get(f"/v1/files/{file_id}/content")).read() == data
     part = await service.client.get(f"/v1/files/{file_id}/content", headers={"Range": "bytes=3-"})
     assert (part.status, await part.read()) == (206, data[3:])
+    assert part.headers["x-content-sha256"] == hashlib.sha256(data).hexdigest()
     assert (await (await service.client.get("/v1/files")).json())["data"][0]["id"] == file_id
     deleted = await (await service.client.delete(f"/v1/files/{file_id}")).json()
     assert deleted == {"id": file_id, "object": "file", "deleted": True}

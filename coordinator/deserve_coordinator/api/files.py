@@ -15,7 +15,9 @@ from deserve_coordinator.blobs import Blobs, BlobWriter
 from deserve_coordinator.store.interface import Store
 from deserve_coordinator.store.records import FileRecord
 
-__all__ = ["FilesApi", "file_object"]
+__all__ = ["DIGEST_HEADER", "FilesApi", "file_object"]
+
+DIGEST_HEADER = "x-content-sha256"
 
 _BLOCK = 1 << 20
 _LONGEST_FIELD = 1024
@@ -91,7 +93,7 @@ class FilesApi:
             if writer is not None:
                 writer.abandon()
             raise
-        record = FileRecord(file_id, purpose, filename, writer.bytes, int(self._clock()))
+        record = FileRecord(file_id, purpose, filename, writer.bytes, writer.sha256, int(self._clock()))
         await self._store.add_file(record)
         return web.json_response(file_object(record))
 
@@ -159,7 +161,7 @@ class FilesApi:
         return web.json_response({"id": file_id, "object": "file", "deleted": True})
 
     async def content(self, request: web.Request) -> web.StreamResponse:
-        """The raw bytes; `Range` is honoured, so a download can resume."""
+        """The raw bytes; `Range` is honoured, so a download can resume, and the digest of the whole goes along."""
         record = await self._find(request)
-        headers = {"Content-Type": "application/octet-stream", "ETag": f'"{record.id}"'}
+        headers = {"Content-Type": "application/octet-stream", DIGEST_HEADER: record.sha256}
         return web.FileResponse(self._blobs.path(record.id), headers=headers)

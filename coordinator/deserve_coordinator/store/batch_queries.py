@@ -27,7 +27,7 @@ _BATCH_FIELDS = tuple(BatchRecord.__dataclass_fields__)
 
 
 def _file(row: sqlite3.Row) -> FileRecord:
-    return FileRecord(row["id"], row["purpose"], row["filename"], row["bytes"], row["created_at"])
+    return FileRecord(row["id"], row["purpose"], row["filename"], row["bytes"], row["sha256"], row["created_at"])
 
 
 def _batch(row: sqlite3.Row) -> BatchRecord:
@@ -39,8 +39,8 @@ def _batch(row: sqlite3.Row) -> BatchRecord:
 
 def add_file(c: sqlite3.Connection, record: FileRecord) -> None:
     c.execute(
-        "INSERT INTO files (id, purpose, filename, bytes, created_at) VALUES (?, ?, ?, ?, ?)",
-        (record.id, record.purpose, record.filename, record.bytes, record.created_at),
+        "INSERT INTO files (id, purpose, filename, bytes, sha256, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        (record.id, record.purpose, record.filename, record.bytes, record.sha256, record.created_at),
     )
 
 

@@ -31,6 +31,8 @@ class FileRecord:
     purpose: str
     filename: str
     bytes: int
+    sha256: str
+    """Of the content, in hexadecimal."""
     created_at: int
 
 

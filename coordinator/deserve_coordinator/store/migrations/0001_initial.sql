@@ -6,6 +6,7 @@ CREATE TABLE files (
     purpose TEXT NOT NULL,
     filename TEXT NOT NULL,
     bytes INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,                        -- of the content, in hexadecimal
     created_at INTEGER NOT NULL
 );
 

@@ -1,0 +1,103 @@
+"""The commands: usage errors exit 2, a port in use 1, no coordinator there 4, and a clean stop on a signal 0."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from deserve_coordinator import server
+from deserve_coordinator.commands import coordinator
+from deserve_coordinator.config import CoordinatorConfig, parse_ring_size, split_address
+from deserve_coordinator.errors import ConfigurationError
+from deserve_coordinator.logs import _JsonLines
+from deserve_coordinator.server import ServedModel
+from deserve_network.control_messages import ModelRef
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    served = ServedModel(ModelRef("demo", "", "d", "float32"), 4, 64, lambda endpoint, body: None)
+    monkeypatch.setattr(server, "load_model", lambda config: served)
+    root = logging.getLogger()
+    kept, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = kept
+    root.setLevel(level)
+
+
+def start(*flags: str) -> tuple[int, str]:
+    result = CliRunner().invoke(coordinator, ["start", "--model", "demo", *flags])
+    return result.exit_code, result.output
+
+
+@pytest.mark.usefixtures("model")
+def test_a_port_in_use_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, output = start("--data", str(tmp_path), "--http", f"127.0.0.1:{port}")
+    assert code == 1
+    assert str(port) in output
+
+
+@pytest.mark.usefixtures("model")
+def test_a_listening_address_in_use_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, output = start("--data", str(tmp_path), "--http", "127.0.0.1:0", "--listen", f"/ip4/127.0.0.1/tcp/{port}")
+    assert code == 1
+    assert str(port) in output
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--ring-size", "many"), ("--http", "nowhere"), ("--link-mbit", "-1"), ("--max-upload-mb", "0")]
+)
+@pytest.mark.usefixtures("model")
+def test_a_bad_flag_is_a_usage_error_that_names_it(tmp_path: Path, flag: str, value: str) -> None:
+    code, output = start("--data", str(tmp_path), flag, value)
+    assert code == 2
+    assert flag in output
+
+
+@pytest.mark.usefixtures("model")
+def test_a_missing_join_token_file_is_named(tmp_path: Path) -> None:
+    code, output = start("--data", str(tmp_path), "--http", "127.0.0.1:0", "--join-token-file", str(tmp_path / "none"))
+    assert code == 1
+    assert "none" in output
+
+
+def test_status_without_a_coordinator_says_so_with_exit_code_4() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    result = CliRunner().invoke(coordinator, ["status", "--url", f"http://127.0.0.1:{port}/v1", "--api-key", "k"])
+    assert result.exit_code == 4
+    assert str(port) in result.output
+
+
+def test_status_without_a_key_is_a_usage_error() -> None:
+    assert CliRunner().invoke(coordinator, ["status"], env={"DESERVE_API_KEY": ""}).exit_code == 2
+
+
+def test_addresses_and_ring_sizes() -> None:
+    assert split_address("[::1]:80") == ("::1", 80)
+    assert split_address("0.0.0.0:0") == ("0.0.0.0", 0)
+    assert (parse_ring_size("auto"), parse_ring_size("3")) == (None, 3)
+    for text in ("80", ":x", "h:70000"):
+        with pytest.raises(ConfigurationError):
+            split_address(text)
+    with pytest.raises(ConfigurationError):
+        parse_ring_size("0")
+    with pytest.raises(ConfigurationError, match="dtype"):
+        CoordinatorConfig("demo", Path("x"), dtype="int4")
+
+
+def test_a_log_line_is_one_json_object() -> None:
+    record = logging.LogRecord("deserve", logging.INFO, "f", 1, "two\n%s", ("lines",), None)
+    text = _JsonLines().format(record)
+    assert "\n" not in text
+    assert json.loads(text)["message"] == "two\nlines"
