@@ -31,7 +31,8 @@ _LOADING = threading.Lock()
 def load_shard(files: ModelFiles, first: int, last: int, *, dtype: torch.dtype, device: torch.device) -> Shard:
     """Load layers [first, last) of `files` as `dtype` onto `device`.
 
-    Peak memory is the range's own tensors plus one of them. Blocks on the disk, and for a Hub model on the network.
+    Peak memory is the range's own tensors plus a few MB, and for a checkpoint with one tensor per expert the experts of
+    one layer more, which are fused after reading. Blocks on the disk, and for a Hub model on the network.
     Raises `UnsupportedModelError` for what a ring cannot serve, `ShardError` for a bad range, a missing or truncated
     tensor.
     """
@@ -44,7 +45,9 @@ def load_shard(files: ModelFiles, first: int, last: int, *, dtype: torch.dtype, 
     except ModelError as error:
         raise ShardError(str(error)) from error
     boundary = Boundary()
-    model = _load(original, config, first, last, boundary, lazy_state_dict(entries, dtype), dtype, device)
+    # What the architecture asks to keep in float32 whatever `dtype` is.
+    kept = {*(original._keep_in_fp32_modules or ()), *(original._keep_in_fp32_modules_strict or ())}
+    model = _load(original, config, first, last, boundary, lazy_state_dict(entries, dtype, kept), dtype, device)
     slot = AttentionSlot()
     layers = layer_list(decoder(model))
     slot.claim({index: layers[index] for index in range(first, last)})

@@ -6,7 +6,7 @@ memory, and loading bfloat16 as float32 would need 1.5 times the stage's tensors
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import FileIO
 from types import EllipsisType
 from typing import Any
@@ -31,24 +31,22 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_PIECE_ELEMENTS = 1 << 21
+_PIECE_ELEMENTS = 1 << 20
 
 
 class LazyTensor:
     """Reads itself when indexed with `...`, which is how transformers materialises a slice of a safetensors file."""
 
-    __slots__ = ("_dtype", "_entry", "_widen")
+    __slots__ = ("_dtype", "_entry", "_target")
 
-    def __init__(self, entry: TensorEntry, dtype: torch.dtype) -> None:
+    def __init__(self, entry: TensorEntry, dtype: torch.dtype | None) -> None:
         if entry.dtype not in _DTYPES:
             raise ShardError(
                 f"{entry.file}: tensor {entry.name}: {entry.dtype} is not supported; use a float checkpoint"
             )
         self._entry = entry
         self._dtype = _DTYPES[entry.dtype]
-        # Widening is exact, so it can happen piece by piece while reading. Narrowing must not: transformers keeps
-        # some tensors wider than `dtype` and decides so only after reading.
-        self._widen = dtype if self._dtype.is_floating_point and dtype.itemsize > self._dtype.itemsize else None
+        self._target = dtype if dtype is not None and self._dtype.is_floating_point else self._dtype
 
     @property
     def shape(self) -> torch.Size:
@@ -59,14 +57,14 @@ class LazyTensor:
         return self._dtype
 
     def __getitem__(self, key: EllipsisType) -> Tensor:
-        """The whole tensor on the CPU, in the file's type or wider. Raises `ShardError` for a file cut short."""
+        """The whole tensor on the CPU, converted while it is read. Raises `ShardError` for a file cut short."""
         if key is not ...:
             raise TypeError("a LazyTensor is read as a whole")
         entry = self._entry
-        target = torch.empty(entry.elements, dtype=self._widen or self._dtype)
+        target = torch.empty(entry.elements, dtype=self._target)
         with entry.file.open("rb", buffering=0) as stream:
             stream.seek(entry.offset)
-            if self._widen is None:
+            if self._target == self._dtype:
                 self._fill(stream, target)
             else:
                 piece = torch.empty(min(_PIECE_ELEMENTS, entry.elements), dtype=self._dtype)
@@ -88,6 +86,15 @@ class LazyTensor:
             view = view[count:]
 
 
-def lazy_state_dict(entries: Mapping[str, TensorEntry], dtype: torch.dtype) -> dict[str, LazyTensor]:
-    """A state dict for `from_pretrained` that costs nothing until it is read."""
-    return {name: LazyTensor(entry, dtype) for name, entry in entries.items()}
+def lazy_state_dict(
+    entries: Mapping[str, TensorEntry], dtype: torch.dtype, as_stored: Collection[str] = ()
+) -> dict[str, LazyTensor]:
+    """A state dict for `from_pretrained` that costs nothing until it is read.
+
+    Floats become `dtype` while they are read, except where the name contains one of `as_stored`: those keep the file's
+    type, for transformers to decide.
+    """
+    return {
+        name: LazyTensor(entry, None if any(part in name for part in as_stored) else dtype)
+        for name, entry in entries.items()
+    }
