@@ -7,7 +7,6 @@ that is silent for `silence_s` counts as dead. A channel does not reconnect: its
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import Any
 
@@ -121,5 +120,4 @@ class Channel:
         self._end(f"{self.peer_id}: the channel was closed")
         await self._stream.close()
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task])

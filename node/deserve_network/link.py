@@ -151,8 +151,7 @@ class Link:
                     await self._news()
         self._over = True
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task])
 
     # What `Links` calls.
 
