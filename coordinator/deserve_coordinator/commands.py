@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import click
 
 __all__ = ["coordinator"]
+
+log = logging.getLogger(__name__)
 
 
 @click.group()
@@ -28,7 +31,7 @@ def coordinator() -> None:
 @click.option("--link-latency-ms", type=float, default=0.0, help="Emulated one-way latency of every link.")
 @click.option("--link-jitter-ms", type=float, default=0.0, help="Emulated jitter.")
 @click.option("--link-mbit", type=float, default=0.0, help="Emulated bandwidth; 0 is the real one.")
-@click.option("--seed", type=int, default=0, help="Of the emulation.")
+@click.option("--seed", type=int, help="Makes runs repeatable: for rows that name none, and for the emulation.")
 @click.option("--max-upload-mb", type=int, default=200, show_default=True)
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Default: DATA/api_key, made at the first start.")
 @click.option("--join-token-file", type=click.Path(path_type=Path), help="Nodes must bring this token.")
@@ -56,7 +59,8 @@ def start(**flags: Any) -> None:
             http=flags["http"],
             listen=flags["listen"] or ("/ip4/127.0.0.1/tcp/0",),
             ring_size=parse_ring_size(flags["ring_size"]),
-            link=LinkShape(flags["link_latency_ms"], flags["link_jitter_ms"], flags["link_mbit"], flags["seed"]),
+            link=LinkShape(flags["link_latency_ms"], flags["link_jitter_ms"], flags["link_mbit"], flags["seed"] or 0),
+            seed=flags["seed"],
             max_upload_bytes=flags["max_upload_mb"] << 20,
             api_key_file=flags["api_key_file"],
             join_token_file=flags["join_token_file"],
@@ -72,6 +76,7 @@ def start(**flags: Any) -> None:
 
 
 async def _serve(config: Any, as_json: bool) -> None:
+    from deserve_coordinator.errors import CoordinatorError
     from deserve_coordinator.server import load_model, run_coordinator
 
     stop = asyncio.Event()
@@ -89,7 +94,10 @@ async def _serve(config: Any, as_json: bool) -> None:
         else:
             click.echo("\n".join(f"{name:<10} {value}" for name, value in ready.items() if name != "api_key"))
             click.echo(f"{'key':<10} in {config.api_key_file or config.data / 'api_key'}")
-        await stopping
+        await asyncio.wait({stopping, running.parts}, return_when=asyncio.FIRST_COMPLETED)
+        if running.parts.done():
+            log.critical("a background task failed", exc_info=running.parts.exception())
+            raise CoordinatorError("a background task failed; the log has the reason") from running.parts.exception()
 
 
 @coordinator.command()

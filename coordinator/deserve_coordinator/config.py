@@ -39,6 +39,8 @@ class CoordinatorConfig:
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     ring_size: int | None = None
     link: LinkShape = field(default_factory=LinkShape)
+    seed: int | None = None
+    """For rows that name none: None derives theirs from the batch id, a number makes equal files give equal tokens."""
     max_upload_bytes: int = 200 << 20
     kv_tokens: int | None = None
     """Tokens of KV planned for on each layer; None: the model's context, 4,096 at most."""

@@ -19,19 +19,24 @@ __all__ = ["finished_rows", "lease_message", "returned_rows", "row_seed"]
 _LOG = Table("row log", {1: RowLog}, max_bytes=32 << 20)
 
 
-def row_seed(batch_id: str, ordinal: int) -> int:
-    """The seed of a row that names none, 0 <= seed < 2^63: the same at every attempt, different for every row."""
-    digest = hashlib.sha256(f"{batch_id}/{ordinal}".encode()).digest()
+def row_seed(source: str | int, ordinal: int) -> int:
+    """The seed of a row that names none, 0 <= seed < 2^63: the same at every attempt, different for every row.
+
+    `source` is the batch id, or the coordinator's own seed where a run is to be repeatable.
+    """
+    digest = hashlib.sha256(f"{source}/{ordinal}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _leased_row(row: LeasedRecord) -> LeasedRow:
+def _leased_row(row: LeasedRecord, seed: int | None) -> LeasedRow:
     generated = () if row.log is None else _LOG.decode(row.log).generated
-    return LeasedRow(row.key, row.endpoint, row.body, row_seed(row.batch_id, row.ordinal), generated)
+    return LeasedRow(
+        row.key, row.endpoint, row.body, row_seed(row.batch_id if seed is None else seed, row.ordinal), generated
+    )
 
 
-def lease_message(record: LeaseRecord, deadline_s: float) -> Lease:
-    return Lease(record.lease, record.fence, deadline_s, tuple(_leased_row(row) for row in record.rows))
+def lease_message(record: LeaseRecord, deadline_s: float, seed: int | None = None) -> Lease:
+    return Lease(record.lease, record.fence, deadline_s, tuple(_leased_row(row, seed) for row in record.rows))
 
 
 def _canonical(body: bytes) -> bytes:

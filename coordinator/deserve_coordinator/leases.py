@@ -63,7 +63,7 @@ class Leases:
     """`send(holder, message)` delivers to the holder's head; `on_finished` is called when a batch has its last row.
 
     `clock` is monotonic, in seconds. `patience_s`: how long a ring that has its equal part waits for the others to ask
-    before it is given more.
+    before it is given more. `seed`: see `row_seed`.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Leases:
         lease_s: float = 300.0,
         grace_s: float = 10.0,
         patience_s: float = 1.0,
+        seed: int | None = None,
     ) -> None:
         self._store = store
         self._send = send
@@ -84,6 +85,7 @@ class Leases:
         self._lease_s = lease_s
         self._grace_s = grace_s
         self._patience_s = patience_s
+        self._seed = seed
         self._holders: dict[str, _Holder] = {}
         self._wake = asyncio.Event()
         self.pending_rows = 0
@@ -218,4 +220,4 @@ class Leases:
         state.deadlines[record.lease] = self._clock() + self._lease_s
         self.counts.granted += 1
         self.counts.rows_leased += len(record.rows)
-        self._send(holder, lease_message(record, self._lease_s))
+        self._send(holder, lease_message(record, self._lease_s, self._seed))

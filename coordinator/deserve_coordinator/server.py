@@ -62,6 +62,8 @@ class Running:
     base_url: str
     api_key: str
     multiaddr: str
+    parts: asyncio.Task[None]
+    """Its background tasks; ends early only where one of them failed."""
 
 
 def load_model(config: CoordinatorConfig) -> ServedModel:
@@ -142,6 +144,7 @@ async def run_coordinator(
             clock=monotonic,
             on_finished=lambda: jobs.wake(),
             lease_s=config.lease_s,
+            seed=config.seed,
         )
         supervisor = Supervisor(
             _policy(config, model),
@@ -172,13 +175,17 @@ async def run_coordinator(
         ]
         address = await _listen_http(build_application(apis, api_key), config.http, stack)
 
-        tasks = [asyncio.create_task(part.run()) for part in (jobs, leases, supervisor)]
+        async def run_parts() -> None:
+            async with asyncio.TaskGroup() as group:
+                for part in (jobs, leases, supervisor):
+                    group.create_task(part.run())
+
+        parts = asyncio.create_task(run_parts())
 
         async def stop() -> None:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            parts.cancel()
+            await asyncio.wait([parts])
 
         stack.push_async_callback(stop)
         log.info("serving %s at http://%s/v1, nodes at %s", model.ref.id, address, host.addresses[0])
-        yield Running(f"http://{address}/v1", api_key, host.addresses[0])
+        yield Running(f"http://{address}/v1", api_key, host.addresses[0], parts)
