@@ -76,6 +76,8 @@ class LoopbackHub:
         """(file, first byte) of every ranged request."""
         self.cut_after: dict[str, int] = {}
         """Bytes after which the connection drops, by file, once each."""
+        self.refuse_from: int | None = None
+        """Requests that begin at this byte or later fail."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -116,6 +118,9 @@ class LoopbackHub:
         headers = {"ETag": f'"{file.name}-{len(data)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
         status, start, stop = 200, 0, len(data)
+        if wanted and self.refuse_from is not None and int(wanted[1]) >= self.refuse_from:
+            self._send(request, 503, b"", {}, body)
+            return
         if wanted and body:
             status, start = 206, int(wanted[1])
             stop = min(int(wanted[2]) + 1, len(data)) if wanted[2] else len(data)

@@ -43,18 +43,33 @@ def test_inspection_reads_headers_over_the_network(hub: Any, tmp_path: Path, mod
     assert not any(name.endswith(".safetensors") for name in hub.downloads)
 
 
-def test_a_broken_download_goes_on_where_it_stopped(
-    hub: Any, tmp_path: Path, model_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # huggingface_hub keeps whole pieces, of 10 MB, of what has arrived.
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deserve_models.hub._BACKOFF_S", 0.001)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_broken_download_goes_on_where_it_stopped(hub: Any, tmp_path: Path, model_directory: Path) -> None:
     files = open_tiny(hub, tmp_path / "cache")
     hub.cut_after["layer-2.safetensors"] = 300
-    hub.ranges.clear()
     files.fetch_layers(2, 3, 3)
-    assert hub.ranges == [("layer-2.safetensors", 300)]
+    assert [start for name, start in hub.ranges if name == "layer-2.safetensors"] == [0, 300]
     arrived = (files.directory / "layer-2.safetensors").read_bytes()
     assert arrived == (model_directory / "layer-2.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_failed_download_goes_on_in_the_next_process(hub: Any, tmp_path: Path) -> None:
+    files = open_tiny(hub, tmp_path / "cache")
+    hub.cut_after["layer-2.safetensors"] = 300
+    hub.refuse_from = 1
+    with pytest.raises(ModelError, match=r"somebody/tiny: layer-2\.safetensors: cannot fetch it"):
+        files.fetch_layers(2, 3, 3)
+    assert not (files.directory / "layer-2.safetensors").exists()
+    hub.refuse_from = None
+    hub.ranges.clear()
+    assert len(open_tiny(hub, tmp_path / "cache").fetch_layers(2, 3, 3)) == 4
+    assert ("layer-2.safetensors", 300) in hub.ranges
 
 
 def test_what_was_fetched_serves_without_a_network(hub: Any, tmp_path: Path) -> None:
