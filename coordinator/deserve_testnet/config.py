@@ -44,6 +44,8 @@ class TestnetConfig:
     """Where data and logs of every process are kept; None: a temporary directory, removed at the end."""
     spare_members: int = 0
     """Network namespaces beyond those of the first nodes, for nodes that join later (netns only)."""
+    settle_s: float = 5.0
+    """How long a node that joins later waits for others before it widens a ring."""
     start_deadline_s: float = 300.0
 
     def __post_init__(self) -> None:

@@ -146,7 +146,7 @@ class Testnet:
             *("--link-latency-ms", str(config.latency_ms if emulated else 0.0)),
             *("--link-jitter-ms", str(config.jitter_ms if emulated else 0.0)),
             *("--link-mbit", str(config.mbit if emulated else 0.0)),
-            *("--seed", str(config.seed), "--json"),
+            *("--seed", str(config.seed), "--settle-s", str(config.settle_s), "--json"),
         ]
 
     def _address(self, member: int) -> str:

@@ -14,56 +14,76 @@ from deserve_testnet.testnet import Testnet
 from deserve_testnet.wan.internet import why_unavailable
 
 DEADLINE_S = 120
-ROWS = 96
 
 
-def rows_of(model, tmp_path):
-    rows = [completion(f"row-{n}", model, f"{n}: " * 5, max_tokens=60, ignore_eos=True) for n in range(ROWS)]
+def rows_of(model, tmp_path, count, max_tokens):
+    rows = [completion(f"row-{n}", model, f"{n}: " * 5, max_tokens=max_tokens, ignore_eos=True) for n in range(count)]
     return write_batch(tmp_path / "in.jsonl", rows)
 
 
-def check(output, model, reference_model):
+def check(output, count, model, reference_model):
     lines = read_lines(output)
-    assert [line["custom_id"] for line in lines] == [f"row-{n}" for n in range(ROWS)]
-    for line in lines[::12]:
+    assert [line["custom_id"] for line in lines] == [f"row-{n}" for n in range(count)]
+    for line in lines[:: count // 8]:
         assert ties_against_greedy(reference_model(model), *token_ids(line)) == []
 
 
-async def rings_that_worked(net, count):
-    """Wait until `count` rings have drawn tokens."""
-    while True:
-        view = await net.view.read()
-        if sum(ring["completion_tokens"] > 0 for ring in view["rings"]) >= count:
-            return
-        await asyncio.sleep(0.05)
+async def test_two_rings_serve_one_batch(tiny_model, reference_model, tmp_path):
+    source, output = rows_of(tiny_model, tmp_path, 640, 40), tmp_path / "out.jsonl"
+    config = TestnetConfig(model=str(tiny_model), nodes=2, rings=2, memory="64MiB")
+    async with asyncio.timeout(DEADLINE_S), Testnet(config) as net:
+        report = await net.unless_one_dies(run_batch(net, source, output))
+        rings = (await net.view.read())["rings"]
+    assert (report.completed, report.failed) == (640, 0)
+    assert {stage.node for stage in report.stages} == {"node-1", "node-2"}
+    assert len(rings) == 2
+    assert all(ring["completion_tokens"] > 0 for ring in rings)
+    check(output, 640, tiny_model, reference_model)
 
 
-async def run_and_join(net, source, output, *, at_first, after_joining):
-    """Send the batch, add a node when `at_first` rings work, and wait for both the batch and the new ring."""
-    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
-        batch = group.create_task(run_batch(net, source, output))
-        await rings_that_worked(net, at_first)
+async def run_and_join(net, source, output):
+    """Send a batch, add a node once rows run, and wait for the batch; tells which nodes had computed for it by then.
+
+    At 400 ms a token the batch outlasts the start of a node, however fast the machine.
+    """
+    batch = asyncio.create_task(net.unless_one_dies(run_batch(net, source, output)))
+
+    async def until_computing(node):
+        while not any(
+            stage["node"] == node and stage["tokens"] > 0
+            for ring in (await net.view.read())["rings"]
+            for stage in ring["stages"]
+        ):
+            assert not batch.done(), f"the batch ended before {node} computed anything: {batch.result()}"
+            await asyncio.sleep(0.05)
+
+    async with asyncio.timeout(DEADLINE_S):
+        await until_computing("node-2")
         await net.add_node()
-        await rings_that_worked(net, after_joining)
-    return batch.result()
+        await until_computing("node-3")
+        return await batch
 
 
-async def test_two_rings_serve_one_batch_and_a_node_that_joins_becomes_a_third(tiny_model, reference_model, tmp_path):
-    source, output = rows_of(tiny_model, tmp_path), tmp_path / "out.jsonl"
-    config = TestnetConfig(model=str(tiny_model), nodes=2, rings=2, latency_ms=20, memory="64MiB")
+WANS = [
+    "inline",
+    pytest.param(
+        "netns",
+        marks=[
+            pytest.mark.netns,
+            pytest.mark.skipif(why_unavailable() is not None, reason=f"no network namespaces: {why_unavailable()}"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize("wan", WANS)
+async def test_a_node_that_joins_while_a_batch_runs_is_put_to_use(wan, tiny_model, reference_model, tmp_path):
+    source, output = rows_of(tiny_model, tmp_path, 32, 60), tmp_path / "out.jsonl"
+    config = TestnetConfig(
+        model=str(tiny_model), nodes=2, latency_ms=200, wan=wan, spare_members=1, memory="64MiB", settle_s=0.1
+    )
     async with Testnet(config) as net:
-        report = await run_and_join(net, source, output, at_first=2, after_joining=3)
-    assert (report.completed, report.failed) == (ROWS, 0)
+        report = await run_and_join(net, source, output)
+    assert (report.completed, report.failed) == (32, 0)
     assert {stage.node for stage in report.stages} == {"node-1", "node-2", "node-3"}
-    check(output, tiny_model, reference_model)
-
-
-@pytest.mark.netns
-@pytest.mark.skipif(why_unavailable() is not None, reason=f"no network namespaces: {why_unavailable()}")
-async def test_a_node_joins_from_a_second_network_namespace(tiny_model, reference_model, tmp_path):
-    source, output = rows_of(tiny_model, tmp_path), tmp_path / "out.jsonl"
-    config = TestnetConfig(model=str(tiny_model), nodes=1, latency_ms=15, wan="netns", spare_members=1, memory="64MiB")
-    async with Testnet(config) as net:
-        report = await run_and_join(net, source, output, at_first=1, after_joining=2)
-    assert (report.completed, report.failed) == (ROWS, 0)
-    check(output, tiny_model, reference_model)
+    check(output, 32, tiny_model, reference_model)
