@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
-from deserve_models import resolve
+from deserve_models import inspect, resolve
 from deserve_node.shard import Shard, load_shard
 
 LAYERS = 6
@@ -103,10 +103,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "stablelm": {},
     "seed_oss": {"head_dim": 16},
     "nemotron": {},
-    "gpt_neox": {},
+    "gpt_neox": {"num_key_value_heads": None},
     "helium": {"head_dim": 16},
-    "gpt2": {},
-    "opt": {"ffn_dim": 96, "word_embed_proj_dim": 64, "do_layer_norm_before": True},
+    "gpt2": {"num_key_value_heads": None},
+    "opt": {"num_key_value_heads": None, "ffn_dim": 96, "word_embed_proj_dim": 64, "do_layer_norm_before": True},
 }
 
 QUICK = ("gemma3_text", "gpt_oss", "deepseek_v3", "llama4_text", "granite", "gpt2")
@@ -221,6 +221,12 @@ def test_three_shards_draw_the_tokens_of_generate(
     files = resolve(str(tmp_path))
     cuts = itertools.pairwise(CUTS)
     shards = [load_shard(files, a, b, dtype=torch.float32, device=torch.device("cpu")) for a, b in cuts]
+    summary = inspect(files)
+    assert summary.servable
+    kv_elements = max(kv.kv_heads * (kv.key_dim + kv.value_dim) for shard in shards for kv in shard.kv_layers)
+    assert summary.kv_bytes_per_token_layer == 4 * kv_elements
+    assert summary.context_length == shards[0].context_length
+
     attention = DenseAttention(shards)
     pieces, starts = prompts, [0] * len(prompts)
     ties = []
