@@ -43,7 +43,7 @@ def coordinator() -> None:
 def start(**flags: Any) -> None:
     """Serve until interrupted."""
     from deserve_coordinator.config import CoordinatorConfig, parse_ring_size
-    from deserve_coordinator.errors import ConfigurationError, CoordinatorError
+    from deserve_coordinator.errors import AddressInUse, ConfigurationError, CoordinatorError
     from deserve_coordinator.logs import configure_logs
     from deserve_models import ModelError
     from deserve_network.control_messages import LinkShape
@@ -71,7 +71,9 @@ def start(**flags: Any) -> None:
         raise click.UsageError(str(error)) from error
     try:
         asyncio.run(_serve(config, flags["as_json"]))
-    except (CoordinatorError, ModelError, NetworkError, TextError) as error:
+    except (AddressInUse, ConfigurationError, ModelError, TextError) as error:
+        raise click.UsageError(str(error)) from error
+    except (CoordinatorError, NetworkError) as error:
         raise click.ClickException(str(error)) from error
 
 

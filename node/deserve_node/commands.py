@@ -100,7 +100,7 @@ def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose
     try:
         asyncio.run(run_node(settings, announce=_announcer(as_json)))
     except (NodeError, NetworkError) as error:
-        _fail(str(error))
+        _fail_run(error)
     except BaseExceptionGroup as group:
         expected, other = group.split((NodeError, NetworkError))
         if expected is None or other is not None:
@@ -108,7 +108,7 @@ def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose
         cause: BaseException = expected
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
-        _fail(str(cause))
+        _fail_run(cause)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -179,6 +179,13 @@ def _configure_logging(as_json: bool, verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for room in ("deserve_node", "deserve_network"):
         logging.getLogger(room).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _fail_run(error: BaseException) -> Any:
+    """A refusal by the coordinator is about what the operator asked for."""
+    from deserve_node.daemon import RefusedError
+
+    _fail(str(error), code=2 if isinstance(error, RefusedError) else 1)
 
 
 def _fail(message: str, code: int = 1) -> Any:
