@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from deserve_testnet import launch
-from deserve_testnet.errors import ProcessDied, TestnetError
+from deserve_testnet.errors import ProcessDied, TestnetError, UsageError
 
 __all__ = ["Process", "Processes"]
 
@@ -71,7 +71,11 @@ class Process:
         return await self._child.wait()
 
     def death(self) -> ProcessDied:
-        return ProcessDied(f"{self.name} ended with exit code {self.exit_code}{self.tail()}")
+        """The error that says so. A usage error of the child is one of ours: its flags came from ours."""
+        error = ProcessDied(f"{self.name} ended with exit code {self.exit_code}{self.tail()}")
+        if self.exit_code == UsageError.exit_code:
+            error.exit_code = UsageError.exit_code
+        return error
 
     def tail(self) -> str:
         """The last lines of the log, ready to be appended to a message."""

@@ -13,14 +13,15 @@ GOOD = "good"
 
 
 def submit(network, tmp_path, lines, *, key=None):
-    """`deserve batch submit --wait`; returns the outcome and the output's lines."""
-    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    """`deserve batch submit --wait` and `get`; returns the first's outcome and all lines that came back."""
+    source, output, errors = (tmp_path / name for name in ("in.jsonl", "out.jsonl", "errors.jsonl"))
     source.write_bytes(b"".join(line + b"\n" for line in lines))
-    done = deserve(
-        *("batch", "submit", source, "--output", output, "--wait", "--json"),
-        environment={"DESERVE_BASE_URL": network["base_url"], "DESERVE_API_KEY": key or network["api_key"]},
-    )
-    return done, read_lines(output) if output.exists() else []
+    environment = {"DESERVE_BASE_URL": network["base_url"], "DESERVE_API_KEY": key or network["api_key"]}
+    done = deserve("batch", "submit", source, "--output", output, "--wait", "--json", environment=environment)
+    if done.exit_code == 3:
+        got = deserve("batch", "get", done.report["id"], "--errors", errors, environment=environment)
+        assert got.exit_code == 3, got.stderr
+    return done, [line for path in (output, errors) if path.exists() for line in read_lines(path)]
 
 
 def encoded(row):
@@ -67,7 +68,7 @@ def test_a_request_that_cannot_be_served_is_that_rows_error_and_nobody_elses(net
     done, lines = submit(network, tmp_path, map(encoded, rows))
     assert done.exit_code == 3, done.stderr
     found = {line["custom_id"]: line for line in lines}
-    assert list(found) == [row["custom_id"] for row in rows]
+    assert sorted(found) == sorted(row["custom_id"] for row in rows)
     assert found[GOOD]["response"]["status_code"] == 200
     for name, (_, field) in BROKEN_REQUESTS.items():
         assert found[name]["response"]["status_code"] in (400, 404)
@@ -77,7 +78,7 @@ def test_a_request_that_cannot_be_served_is_that_rows_error_and_nobody_elses(net
 
 def test_a_wrong_key_ends_the_command_with_a_reason(network, tmp_path):
     done, _ = submit(network, tmp_path, [encoded(chat(GOOD, network["model"], "hello"))], key="wrong")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "key" in done.stderr
 
 
@@ -104,7 +105,8 @@ def test_a_node_that_cannot_hold_one_layer_says_so(network, tmp_path):
 def test_a_truncated_gguf_is_refused_by_name(tmp_path):
     file = tmp_path / "broken.gguf"
     file.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + b"\x07")
-    done = deserve("testnet", "run", "--model", file, "--nodes", 1, "--input", "x", "--output", tmp_path / "out")
+    source = write_batch(tmp_path / "in.jsonl", [completion("a", file, "hello")])
+    done = deserve("testnet", "run", "--model", file, "--nodes", 1, "--input", source, "--output", tmp_path / "out")
     assert done.exit_code == 2, done.stderr
     assert "broken.gguf" in done.stderr
 
