@@ -34,7 +34,9 @@ _NETWORK_OPTIONS = [
     ),
     click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True),
     click.option("--seed", default=0, show_default=True, help="For rows that name none, and for the emulation."),
-    click.option("--memory", default="", help="What each node lends, e.g. 2GiB; default: half the machine, divided."),
+    click.option(
+        "--memory", default="", help="What each node lends, e.g. 2GiB; default: 0.4 of what is free, divided."
+    ),
     click.option("--threads", default=0, help="Of each node; default: the cores, divided."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option(

@@ -13,7 +13,8 @@ __all__ = ["TestnetConfig", "Wan"]
 
 Wan = Literal["inline", "netns"]
 
-_MEMORY_SHARE = 0.5
+_MEMORY_SHARE = 0.4
+"""Nodes touch all that they lend, and each process has half a GB of libraries of its own."""
 _MAX_NODE_MEMORY = 8 << 30
 
 
@@ -36,7 +37,7 @@ class TestnetConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     memory: str = ""
-    """What each node lends, like "2GiB"; empty divides half of this machine's memory."""
+    """What each node lends, like "2GiB"; empty divides a share of what this machine has free."""
     threads: int = 0
     """Of each node; 0 divides the cores."""
     device: str = "auto"
@@ -65,8 +66,16 @@ class TestnetConfig:
     def node_memory(self) -> str:
         if self.memory:
             return self.memory
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return str(min(_MAX_NODE_MEMORY, int(machine * _MEMORY_SHARE) // self.nodes))
+        return str(min(_MAX_NODE_MEMORY, int(_available_bytes() * _MEMORY_SHARE) // self.nodes))
+
+
+def _available_bytes() -> int:
+    """Memory that can be had without swapping; where the system does not say, half of all there is."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _cores() -> int:

@@ -72,7 +72,8 @@ class Process:
 
     def death(self) -> ProcessDied:
         """The error that says so. A usage error of the child is one of ours: its flags came from ours."""
-        error = ProcessDied(f"{self.name} ended with exit code {self.exit_code}{self.tail()}")
+        killed = " (killed: is the machine out of memory? --memory bounds each node)" if self.exit_code == -9 else ""
+        error = ProcessDied(f"{self.name} ended with exit code {self.exit_code}{killed}{self.tail()}")
         if self.exit_code == UsageError.exit_code:
             error.exit_code = UsageError.exit_code
         return error
