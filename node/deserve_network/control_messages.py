@@ -73,7 +73,7 @@ class Offer:
 
     digest: Annotated[str, Max(64)]
     layer_time_s: float
-    """One decoder layer over 64 decode tokens, median."""
+    """One decoder layer over 64 decode tokens, the best of a few."""
     layer_bytes: int
     edge_bytes: int
     """Embedding, or output head with norm, whichever is larger; 0 counted once where they are tied."""

@@ -1,10 +1,12 @@
-"""What a node tells of itself: memory, cores, and times measured on its own device rather than looked up."""
+"""What a node tells of itself: memory, cores, and times measured on its own device rather than looked up.
+
+A time is the best of a few: neighbours on the same machine only ever make it longer.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,9 @@ from deserve_node.engine import Engine
 
 __all__ = ["machine_id", "measure_layer_time", "measure_step_time", "total_memory_bytes"]
 
-REPEATS = 5
+LEAST_REPEATS = 5
+WINDOW_S = 0.5
+"""A time is taken again for this long: neighbours that compute in bursts leave a quiet moment in it."""
 PROBE_SEQUENCE = -1
 
 
@@ -43,7 +47,7 @@ def measure_layer_time(layer_bytes: int, hidden: int, dtype: torch.dtype, device
     width = max(1, layer_bytes // dtype.itemsize // hidden)
     weight = torch.rand(width, hidden, dtype=dtype, device=device)
     tokens = torch.rand(64, hidden, dtype=dtype, device=device)
-    return _median_s(lambda: torch.nn.functional.linear(tokens, weight), device)
+    return _best_s(lambda: torch.nn.functional.linear(tokens, weight), device)
 
 
 def measure_step_time(engine: Engine, rows: int) -> float:
@@ -59,15 +63,15 @@ def measure_step_time(engine: Engine, rows: int) -> float:
         engine.run(chunks, inputs)
         engine.release(chunk.sequence for chunk in chunks)
 
-    return _median_s(step, shard.device)
+    return _best_s(step, shard.device)
 
 
-def _median_s(run: Callable[[], object], device: torch.device) -> float:
-    times = []
-    for _ in range(REPEATS + 1):
+def _best_s(run: Callable[[], object], device: torch.device) -> float:
+    times: list[float] = []
+    while len(times) <= LEAST_REPEATS or sum(times) < WINDOW_S:
         started = time.perf_counter()
         run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
+    return min(times[1:])

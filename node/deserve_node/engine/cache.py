@@ -5,8 +5,10 @@ Layout is [page, kv_head, slot, dim] so that one head's page is one contiguous b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from deserve_node.engine.pages import PAGE_TOKENS, PagePool, PoolShape, live_pages
@@ -44,10 +46,7 @@ class KvCache:
         self.pool_of = {layer.layer: kinds.index((layer.window, layer.chunk)) for layer in layers}
         self._pages = {
             layer.layer: tuple(
-                # Zeroed, not empty: a page's unwritten slots may be read under a zero weight, and 0 * NaN is NaN.
-                torch.zeros(
-                    (pages[(layer.window, layer.chunk)], layer.kv_heads, PAGE_TOKENS, dim), dtype=dtype, device=device
-                )
+                _zeros((pages[(layer.window, layer.chunk)], layer.kv_heads, PAGE_TOKENS, dim), dtype, device)
                 for dim in (layer.key_dim, layer.value_dim)
             )
             for layer in layers
@@ -65,6 +64,17 @@ class KvCache:
         """Key pages [P, KVH, PAGE_TOKENS, Dk] and value pages [P, KVH, PAGE_TOKENS, Dv] of a layer."""
         keys, values = self._pages[layer]
         return keys, values
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros, because a page's unwritten slots may be read under a zero weight, and 0 * NaN is NaN.
+
+    On the CPU they come from the system's zero pages, which take memory only when written; `torch.zeros` writes all.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(raw).view(dtype).view(shape)
 
 
 def _page_bytes(layer: KvLayer, dtype: torch.dtype) -> int:
