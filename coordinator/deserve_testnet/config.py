@@ -59,8 +59,13 @@ class TestnetConfig:
                 raise UsageError(f"--{flag}: cannot be {value}")
 
     @property
+    def cores(self) -> int:
+        """Those this process may use, which in a container are fewer than the machine has."""
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @property
     def node_threads(self) -> int:
-        return self.threads or max(1, _cores() // self.nodes)
+        return self.threads or max(1, self.cores // self.nodes)
 
     @property
     def node_memory(self) -> str:
@@ -76,8 +81,3 @@ def _available_bytes() -> int:
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _cores() -> int:
-    """Those this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -133,7 +133,14 @@ class Testnet:
         ready = await self.coordinator.first_line(config.start_deadline_s)
         self.base_url, self.api_key, self.multiaddr = ready["base_url"], ready["api_key"], ready["multiaddr"]
         self.view = await stack.enter_async_context(NetworkView(self.base_url, self.api_key))
-        await asyncio.gather(*(self.add_node() for _ in range(config.nodes)))
+        # No more at once than there are cores: a node measures its speed at the start, and its share of layers with it.
+        turns = asyncio.Semaphore(max(1, config.cores // config.node_threads))
+
+        async def add_in_turn() -> None:
+            async with turns:
+                await self.add_node()
+
+        await asyncio.gather(*(add_in_turn() for _ in range(config.nodes)))
         await self.until_serving(config.rings)
 
     def _coordinator_arguments(self) -> list[str]:
