@@ -2,7 +2,8 @@
 
 A ring with N_B microbatches gives one token to each of its rows every
 
-    period(N_B) = max(N_B * max_i T_i, N_B * sum_i T_i / E, sum_i T_i + sum_i L_i),   T_i = a_i + b_i * rows / N_B
+    period(N_B) = max(N_B * max_i T_i, N_B * sum_i T_i / E, sum_i T_i + sum_i L_i)
+    T_i = a_i + b_i * padded(rows / N_B)
 
 where L_i is the one-way latency of hop i and E how many stages can compute at the same instant (fewer than there are
 where stages share a machine's cores). More microbatches hide latency, fewer make larger and so cheaper ones; the best
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deserve_network.control_messages import StageReady
+from deserve_node.engine.batch import padded
 
 __all__ = ["RingTiming", "microbatches_for"]
 
@@ -50,7 +52,7 @@ class RingTiming:
 
     def period_s(self, rows: int, microbatches: int) -> float:
         """Seconds between two tokens of a row, decoding only."""
-        size = -(-rows // microbatches)
+        size = padded(-(-rows // microbatches))
         times = [fixed + size * row for fixed, row in zip(self.fixed_s, self.row_s, strict=True)]
         return max(
             microbatches * max(times),
