@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -26,8 +26,8 @@ _data = click.option(
 
 _TEMPLATE = """\
 # What this node lends, and to whom. Flags of `deserve node start` win over this file.
-coordinator = "{coordinator}"
-name = "{name}"
+coordinator = {coordinator}
+name = {name}
 # memory = "8GiB"                       # weights and KV together; default: half of the device's
 # device = "auto"                       # auto, cpu, cuda or cuda:N
 # threads = 0                           # CPU threads to compute with; 0: all
@@ -52,18 +52,24 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
     from deserve_network.errors import NetworkError
     from deserve_network.identity import load_or_create_identity
 
+    config = data / "node.toml"
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         identity = load_or_create_identity(data / "identity.key")
-        config = data / "node.toml"
-        if not config.exists():
-            config.write_text(_TEMPLATE.format(coordinator=coordinator, name=name))
+        created = not config.exists()
+        if created:
+            # TOML's basic strings are written as JSON's are.
+            config.write_text(_TEMPLATE.format(coordinator=json.dumps(coordinator), name=json.dumps(name)))
+            config.chmod(0o600)
     except (NetworkError, OSError) as error:
         _fail(str(error))
     if as_json:
-        click.echo(json.dumps({"peer_id": identity.peer_id, "config": str(config)}))
+        click.echo(json.dumps({"peer_id": identity.peer_id, "config": str(config), "created": created}))
     else:
-        click.echo(f"peer id  {identity.peer_id}\nconfig   {config}")
+        kept = "" if created else "  (kept as it is)"
+        click.echo(f"peer id  {identity.peer_id}\nconfig   {config}{kept}")
+    if coordinator and not created:
+        click.echo(f"deserve node: --coordinator was not written: {config} exists", err=True)
 
 
 @node.command()
@@ -100,15 +106,7 @@ def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose
     try:
         asyncio.run(run_node(settings, announce=_announcer(as_json)))
     except (NodeError, NetworkError) as error:
-        _fail_run(error)
-    except BaseExceptionGroup as group:
-        expected, other = group.split((NodeError, NetworkError))
-        if expected is None or other is not None:
-            raise
-        cause: BaseException = expected
-        while isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
-        _fail_run(cause)
+        _fail(str(error), code=2 if _is_usage(error) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -119,16 +117,19 @@ def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose
 @click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
 def status(data: Path, http: str | None, as_json: bool) -> None:
     """Show what a running node does: ring, layers, load, traffic."""
-    from deserve_node.start import ADDRESS_FILE, fetch_status
+    from deserve_node.settings import SettingsError, parse_host_port
+    from deserve_node.status import NotRunningError, StatusError, fetch_status, published_address
 
-    file = data / ADDRESS_FILE
-    address = http or (file.read_text().strip() if file.exists() else "")
-    if not address:
-        _fail(f"no node runs on {data} (start one, or name its --http address)")
     try:
-        found = asyncio.run(fetch_status(address))
-    except (OSError, ValueError) as error:
-        _fail(f"no answer from http://{address}/status: {error}", code=4)
+        if http:
+            parse_host_port(http, "--http")
+        found = asyncio.run(fetch_status(http or published_address(data)))
+    except SettingsError as error:
+        _fail(str(error), code=2)
+    except NotRunningError as error:
+        _fail(str(error))
+    except StatusError as error:
+        _fail(str(error), code=4)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -181,13 +182,17 @@ def _configure_logging(as_json: bool, verbose: bool) -> None:
         logging.getLogger(room).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def _fail_run(error: BaseException) -> Any:
-    """A refusal by the coordinator is about what the operator asked for."""
+def _is_usage(error: Exception) -> bool:
+    """A refusal by the coordinator, an address in use and the like are about what the operator asked for."""
+    from deserve_network.errors import AddressError
     from deserve_node.daemon import RefusedError
+    from deserve_node.data_lock import DataError
+    from deserve_node.http import HttpError
+    from deserve_node.settings import SettingsError
 
-    _fail(str(error), code=2 if isinstance(error, RefusedError) else 1)
+    return isinstance(error, AddressError | DataError | HttpError | RefusedError | SettingsError)
 
 
-def _fail(message: str, code: int = 1) -> Any:
+def _fail(message: str, code: int = 1) -> NoReturn:
     click.echo(f"deserve node: {message}", err=True)
     sys.exit(code)

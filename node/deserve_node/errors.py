@@ -1,8 +1,19 @@
 """Errors of the node.
 
 NodeError
-└── ShardError                 a layer range that cannot be loaded; names tensor, file or layer
-    └── UnsupportedModelError  the architecture cannot be served by a ring; says why
+├── ShardError                 a layer range that cannot be loaded; names tensor, file or layer
+│   └── UnsupportedModelError  the architecture cannot be served by a ring; says why
+├── KvMemoryError              (engine.cache) the memory left for KV does not hold one page a layer
+├── SettingsError              (settings) a setting that cannot be used; names it
+├── DataError                  (data_lock) the data directory cannot be used, or another node uses it
+├── HttpError                  (http) the status address cannot be listened on
+├── NotRunningError            (status) no node runs on a data directory
+├── StatusError                (status) what answers at an address is no node, or nothing does
+├── RefusedError               (introduction) coordinator and node do not fit together for good
+├── AssignmentError            (member) the coordinator's Assign or Begin does not fit this node
+├── NoLinkError                (ring.neighbours) a neighbour could not be linked with; names it
+├── RingProtocolError          (ring.head) a stage of the ring sent what does not belong there
+└── PayloadError               (tensors) a frame's payload does not have the size that its header declares
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ class StatusServer:
         except OSError as error:
             await runner.cleanup()
             raise HttpError(f"http: cannot listen on {where}: {error.strerror or error}") from error
-        bound = runner.addresses[0]
-        return cls(runner, f"{bound[0]}:{bound[1]}")
+        bound_host, bound_port, *_ = runner.addresses[0]
+        return cls(runner, f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}")
 
     async def close(self) -> None:
         await self._runner.cleanup()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,37 +20,40 @@ from deserve_models import ModelFiles
 from deserve_network.control_messages import (
     Assign,
     Begin,
+    Cancel,
     KvPool,
     Lease,
+    RowLog,
     RowsReturned,
     StageFailed,
     StagePlace,
     StageReady,
     Stats,
 )
-from deserve_network.errors import LinkLost, NetworkError
-from deserve_network.link import Link
 from deserve_network.links import Links
+from deserve_node.background import BackgroundThread
 from deserve_node.engine import PAGE_TOKENS, Engine, KvCache, PoolShape
 from deserve_node.errors import NodeError
 from deserve_node.measure import machine_id, measure_step_time
-from deserve_node.outbox import Outbox
+from deserve_node.outbox import Outbox, returned_in_parts
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import Head, HeadLinks
 from deserve_node.ring.kv_budget import KvBudget
 from deserve_node.ring.microbatches import RingTiming, microbatches_for
+from deserve_node.ring.neighbours import LINK_DEADLINE_S, Neighbours, first_cause
 from deserve_node.ring.scheduler import Scheduler
 from deserve_node.ring.stage import Stage, Tail
 from deserve_node.shard import load_shard
 from deserve_node.tensors import DTYPES
 from deserve_text.tokenizer import TextModel
 
-__all__ = ["Lending", "RingMember"]
+__all__ = ["AssignmentError", "Lending", "RingMember"]
 
 log = logging.getLogger(__name__)
 
-LINK_DEADLINE_S = 120.0
-"""Neighbours may still be loading their layers when we want to link up."""
+
+class AssignmentError(NodeError):
+    """The coordinator's Assign or Begin does not fit this node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +68,34 @@ class Lending:
 
 
 class RingMember:
-    """States: prepare() -> begin() at the head -> run() -> close(). Each is called once, by the daemon."""
+    """prepare(), at the head begin(), run(), close(), in this order. An unfit assignment is an `AssignmentError`."""
 
     def __init__(
-        self, assign: Assign, files: ModelFiles, links: Links, lending: Lending, reports: Iterator[int]
+        self,
+        assign: Assign,
+        files: ModelFiles,
+        links: Links,
+        lending: Lending,
+        reports: Iterator[int],
+        thread: BackgroundThread,
+        *,
+        link_deadline_s: float = LINK_DEADLINE_S,
     ) -> None:
+        if not 0 <= assign.stage < len(assign.stages) or assign.stages[assign.stage].peer_id != lending.peer_id:
+            raise AssignmentError(f"stage {assign.stage} of {len(assign.stages)} is not this node's")
         self.assign = assign
         self._files = files
-        self._links = links
+        self._neighbours = Neighbours(assign, links, deadline_s=link_deadline_s)
         self._lending = lending
-        self._open: list[Link] = []
-        self._next: Link | None = None
-        self._previous: Link | None = None
-        self._token: Link | None = None
-        """Between head and tail."""
+        self._thread = thread
         self._compute: Compute | None = None
         self._head: Head | None = None
         self._text: TextModel | None = None
         self._began = asyncio.Event()
         self._began_s = time.monotonic()
+        self._orders: deque[Lease | Cancel] = deque()
+        """What the coordinator wants of the head and it has not done yet, the one under way included."""
+        self._ordered = asyncio.Event()
         self.outbox = Outbox(assign.ring, assign.epoch, reports)
 
     @property
@@ -98,13 +111,12 @@ class RingMember:
         return self.assign.stage == len(self.assign.stages) - 1
 
     async def prepare(self) -> StageReady:
-        """Load, link, measure. Raises `NodeError` or `NetworkError` with the reason."""
+        """Load, link, measure. Raises `NodeError` or `NetworkError` with the reason, in an exception group."""
         async with asyncio.TaskGroup() as tasks:
-            loading = tasks.create_task(asyncio.to_thread(self._load))
-            tasks.create_task(self._link_up())
+            loading = tasks.create_task(self._thread.run(self._load))
+            tasks.create_task(self._neighbours.connect())
         engine, time_16, time_64 = loading.result()
         self._compute = Compute(engine)
-        onward = self._token if self.is_tail else self._next
         return StageReady(
             ring=self.assign.ring,
             epoch=self.assign.epoch,
@@ -113,7 +125,7 @@ class RingMember:
             pools=tuple(KvPool(shape.window, shape.chunk, shape.pages) for shape in engine.cache.shapes),
             step_time_16_s=time_16,
             step_time_64_s=time_64,
-            next_rtt_s=onward.rtt_s if onward is not None else 0.0,
+            next_rtt_s=self._neighbours.rtt_s,
             machine=machine_id(),
             cores=os.cpu_count() or 1,
             threads=torch.get_num_threads(),
@@ -123,50 +135,22 @@ class RingMember:
         dtype = DTYPES.get(self.assign.model.dtype)
         if dtype is None:
             raise NodeError(f"dtype {self.assign.model.dtype!r} is not one of {', '.join(DTYPES)}")
-        device = self._lending.device
+        device, lent = self._lending.device, self._lending.memory_bytes
         shard = load_shard(self._files, self.place.first, self.place.last, dtype=dtype, device=device)
-        left = self._lending.memory_bytes - shard.tensor_bytes
-        cache = KvCache(shard.kv_layers, kv_bytes=left, dtype=dtype, device=device)
+        layers = f"layers [{shard.first}, {shard.last})"
+        if shard.tensor_bytes >= lent:
+            raise NodeError(f"{layers} take {shard.tensor_bytes} bytes of the {lent} lent and leave none for KV")
+        cache = KvCache(shard.kv_layers, kv_bytes=lent - shard.tensor_bytes, dtype=dtype, device=device)
         engine = Engine(shard, cache)
         if self.is_head:
             self._text = TextModel.load(self._files.directory)
-        log.info("layers [%d, %d): %d bytes of weights", shard.first, shard.last, shard.tensor_bytes)
+        log.info("%s: %d bytes of weights", layers, shard.tensor_bytes)
         return engine, measure_step_time(engine, 16), measure_step_time(engine, 64)
 
-    async def _link_up(self) -> None:
-        count = len(self.assign.stages)
-        if count == 1:
-            return
-        name = f"{self.assign.ring}/{self.assign.epoch}"
-        stage = self.assign.stage
-        async with asyncio.timeout(LINK_DEADLINE_S), asyncio.TaskGroup() as tasks:
-            dialled = accepted = token = None
-            if not self.is_tail:
-                dialled = tasks.create_task(self._dial(self.assign.stages[stage + 1], f"{name}/{stage}"))
-            if not self.is_head:
-                accepted = tasks.create_task(self._accept(self.assign.stages[stage - 1], f"{name}/{stage - 1}"))
-            if self.is_head:
-                token = tasks.create_task(self._dial(self.assign.stages[-1], f"{name}/tokens"))
-            elif self.is_tail:
-                token = tasks.create_task(self._accept(self.assign.stages[0], f"{name}/tokens"))
-        self._next = dialled.result() if dialled else None
-        self._previous = accepted.result() if accepted else None
-        self._token = token.result() if token else None
-
-    async def _dial(self, peer: StagePlace, name: str) -> Link:
-        link = await self._links.dial(peer.addresses, name, self.assign.link)
-        self._open.append(link)
-        return link
-
-    async def _accept(self, peer: StagePlace, name: str) -> Link:
-        link = await self._links.accept(name, peer.peer_id, self.assign.link)
-        self._open.append(link)
-        return link
-
     def begin(self, begin: Begin) -> None:
-        """Head only: every stage is ready; build the scheduler from what they have."""
-        assert self._compute is not None
-        assert self._text is not None
+        """Head only: every stage is ready; build the scheduler from what they have. Raises `AssignmentError`."""
+        if self._compute is None or self._text is None or self._head is not None:
+            raise AssignmentError("Begin for a stage that is no head, is not ready, or has begun")
         pools = [PoolShape(pool.window, pool.chunk, pool.pages) for ready in begin.ready for pool in ready.pools]
         timing = RingTiming.measured(begin.ready)
         scheduler = Scheduler(
@@ -176,8 +160,8 @@ class RingMember:
             token_budget=self._lending.token_budget,
         )
         links = None
-        if self._next is not None and self._token is not None:
-            links = HeadLinks(self._next, self._token)
+        if self._neighbours.next is not None and self._neighbours.token is not None:
+            links = HeadLinks(self._neighbours.next, self._neighbours.token)
         self._head = Head(
             self.assign.ring,
             self.assign.epoch,
@@ -192,56 +176,64 @@ class RingMember:
         self._began_s = time.monotonic()
         self._began.set()
 
+    def order(self, order: Lease | Cancel) -> None:
+        """Head only: rows to serve, or rows to forget, done in the order of their arrival."""
+        self._orders.append(order)
+        self._ordered.set()
+
     async def run(self) -> None:
-        """Serve until cancelled. Raises what ended it; `failure` puts it into words."""
+        """Serve until cancelled. Raises what ended it, in an exception group; `failure` puts it into words."""
         assert self._compute is not None
         if self.is_head:
             await self._began.wait()
             assert self._head is not None
-            await self._head.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._head.run())
+                tasks.create_task(self._take_orders(self._head))
             return
         self._began_s = time.monotonic()
-        assert self._previous is not None
+        neighbours, ring, epoch = self._neighbours, self.assign.ring, self.assign.epoch
+        assert neighbours.previous is not None
         if self.is_tail:
-            assert self._token is not None
-            await Tail(
-                self.assign.ring, self.assign.epoch, compute=self._compute, previous=self._previous, head=self._token
-            ).run()
+            assert neighbours.token is not None
+            tail = Tail(ring, epoch, compute=self._compute, previous=neighbours.previous, head=neighbours.token)
+            await tail.run()
             return
-        assert self._next is not None
-        await Stage(
-            self.assign.ring, self.assign.epoch, compute=self._compute, previous=self._previous, following=self._next
-        ).run()
+        assert neighbours.next is not None
+        stage = Stage(ring, epoch, compute=self._compute, previous=neighbours.previous, following=neighbours.next)
+        await stage.run()
+
+    async def _take_orders(self, head: Head) -> None:
+        while True:
+            while self._orders:
+                order = self._orders[0]
+                if isinstance(order, Lease):
+                    await head.add(order)
+                else:
+                    head.cancel(order.rows)
+                self._orders.popleft()
+            self._ordered.clear()
+            await self._ordered.wait()
 
     def failure(self, error: BaseException) -> StageFailed:
         """What the coordinator is told when `prepare` or `run` ended with `error`."""
-        cause = error
-        while isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
-        suspect = ""
-        if isinstance(cause, LinkLost):
-            suspect = next((link.peer_id for link in self._open if link.lost), "")
+        cause = first_cause(error)
         reason = str(cause) or type(cause).__name__
+        suspect = self._neighbours.suspect(cause)
         return StageFailed(self.assign.ring, self.assign.epoch, self.assign.stage, reason[:1024], suspect)
 
-    async def lease(self, lease: Lease) -> None:
-        if self._head is not None:
-            await self._head.add(lease)
-
-    def cancel(self, rows: tuple[int, ...]) -> None:
-        if self._head is not None:
-            self._head.cancel(rows)
-
-    def returned(self) -> RowsReturned | None:
-        """Head only: the token logs of unfinished rows."""
-        if self._head is None:
-            return None
-        return RowsReturned(self.assign.ring, self.assign.epoch, tuple(self._head.unfinished()))
+    def returned(self) -> list[RowsReturned]:
+        """The token logs of unfinished rows and the rows not yet opened, in messages of bounded size."""
+        logs = {log.row: log for log in (self._head.unfinished() if self._head is not None else ())}
+        for order in self._orders:
+            if isinstance(order, Lease):
+                for row in order.rows:
+                    logs.setdefault(row.row, RowLog(row.row, order.lease, order.fence, row.generated))
+        return returned_in_parts(self.assign.ring, self.assign.epoch, logs.values())
 
     def stats(self, uptime_s: float) -> Stats:
         compute, head = self._compute, self._head
         cache = compute.engine.cache if compute else None
-        onward = self._token if self.is_tail else self._next
         return Stats(
             ring=self.assign.ring,
             epoch=self.assign.epoch,
@@ -252,9 +244,9 @@ class RingMember:
             tokens=compute.tokens if compute else 0,
             kv_pages_used=cache.pages_used if cache else 0,
             kv_pages=sum(shape.pages for shape in cache.shapes) if cache else 0,
-            bytes_sent=sum(link.bytes_sent for link in self._open),
-            bytes_received=sum(link.bytes_received for link in self._open),
-            rtt_ms=onward.rtt_s * 1e3 if onward is not None else 0.0,
+            bytes_sent=self._neighbours.bytes_sent,
+            bytes_received=self._neighbours.bytes_received,
+            rtt_ms=self._neighbours.rtt_s * 1e3,
             rows_active=head.rows_active if head else 0,
             completion_tokens=head.completion_tokens if head else 0,
             prompt_tokens=head.prompt_tokens if head else 0,
@@ -263,12 +255,8 @@ class RingMember:
         )
 
     async def close(self) -> None:
-        """Close the links, end the compute thread, drop the tensors."""
-        for link in self._open:
-            try:
-                await link.close()
-            except NetworkError as error:
-                log.debug("closing a link: %s", error)
+        """Close the links, wait for the step that computes, drop the tensors. Safe to repeat."""
+        await self._neighbours.close()
         if self._compute is not None:
             compute, self._compute = self._compute, None
             await asyncio.to_thread(compute.close)

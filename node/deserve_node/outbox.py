@@ -6,13 +6,28 @@ Also carries the head's requests for rows. It knows the channel only as somethin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import json
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
-from deserve_network.control_messages import LeaseRequest, RowResult, RowsDone, RowsStored
+from deserve_network.control_messages import (
+    LeaseRequest,
+    RowLog,
+    RowResult,
+    RowsDone,
+    RowsReturned,
+    RowsStored,
+)
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "returned_in_parts"]
 
 Send = Callable[[object], Awaitable[None]]
+Item = TypeVar("Item")
+
+MESSAGE_BYTES = 16 << 20
+"""What we put into one message; the protocol would take four times that."""
+MESSAGE_ROWS = 4096
+MAX_BODY_BYTES = 16 << 20
 
 
 class Outbox:
@@ -38,9 +53,11 @@ class Outbox:
         self._changed.set()
 
     def rows_done(self, results: Sequence[RowResult]) -> None:
-        report = RowsDone(self.ring, self.epoch, next(self._numbers), tuple(results))
-        self._reports[report.report] = report
-        self._unsent.append(report.report)
+        """Keep results and send them. One whose body no message can carry becomes that row's error."""
+        for part in _in_parts(map(_sendable, results), lambda result: len(result.body)):
+            report = RowsDone(self.ring, self.epoch, next(self._numbers), part)
+            self._reports[report.report] = report
+            self._unsent.append(report.report)
         self._changed.set()
 
     def stored(self, message: RowsStored) -> None:
@@ -56,8 +73,40 @@ class Outbox:
                     await send(report)
                 self._unsent.pop(0)
             if self._wanted:
-                await send(LeaseRequest(self.ring, self.epoch, self._wanted))
-                self._wanted = 0
+                wanted, self._wanted = self._wanted, 0
+                await send(LeaseRequest(self.ring, self.epoch, wanted))
             self._changed.clear()
             if not self._unsent and not self._wanted:
                 await self._changed.wait()
+
+
+def returned_in_parts(ring: str, epoch: int, logs: Iterable[RowLog]) -> list[RowsReturned]:
+    """Token logs as messages of bounded size; none where there are no rows."""
+    return [RowsReturned(ring, epoch, part) for part in _in_parts(logs, _log_bytes)]
+
+
+def _in_parts(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[tuple[Item, ...]]:
+    part: list[Item] = []
+    total = 0
+    for item in items:
+        if part and (total + size(item) > MESSAGE_BYTES or len(part) == MESSAGE_ROWS):
+            yield tuple(part)
+            part, total = [], 0
+        part.append(item)
+        total += size(item)
+    if part:
+        yield tuple(part)
+
+
+def _log_bytes(log: RowLog) -> int:
+    """At most what the log takes on the wire: integers of nine bytes, floats of nine, and array heads."""
+    return 32 + sum(40 + 19 * len(token.top) for token in log.generated)
+
+
+def _sendable(result: RowResult) -> RowResult:
+    if len(result.body) <= MAX_BODY_BYTES:
+        return result
+    message = f"the response has {len(result.body)} bytes, at most {MAX_BODY_BYTES} can be returned: ask for less"
+    error = {"message": message, "type": "invalid_request_error", "param": "logprobs", "code": "response_too_large"}
+    body = json.dumps({"error": error}).encode()
+    return RowResult(result.row, result.lease, result.fence, body, 400, result.prompt_tokens, result.completion_tokens)

@@ -14,6 +14,7 @@ from deserve_node.errors import NodeError
 __all__ = ["NodeSettings", "SettingsError", "load_settings", "parse_bytes", "parse_host_port"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_MOST_BYTES = 2**60
 
 
 class SettingsError(NodeError):
@@ -45,53 +46,78 @@ class NodeSettings:
 
 def parse_bytes(text: str, name: str) -> int:
     """ "2GiB", "800 MB" or "1048576" as bytes. Raises `SettingsError` naming `name`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?)B?\s*", text.upper())
     if match is None or match[2] not in _UNITS:
         raise SettingsError(f"{name}: {text!r} is no amount of memory, write for example 2GiB")
-    return int(float(match[1]) * _UNITS[match[2]])
+    amount = int(float(match[1]) * _UNITS[match[2]])
+    if not 1 <= amount <= _MOST_BYTES:
+        raise SettingsError(f"{name}: {text!r} is not from 1 byte to {_MOST_BYTES >> 40} TiB")
+    return amount
 
 
 def parse_host_port(text: str, name: str) -> tuple[str, int]:
     """ "127.0.0.1:8080" or "[::1]:8080". Raises `SettingsError` naming `name`."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    match = re.fullmatch(r"(\[[^\[\]]+\]|[^\[\]:]+):([0-9]{1,5})", text)
+    if match is None or int(match[2]) > 65535:
         raise SettingsError(f"{name}: {text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
+    return match[1].strip("[]"), int(match[2])
 
 
 def load_settings(data: Path, flags: dict[str, Any]) -> NodeSettings:
     """Settings from `data`/node.toml under `flags` (None: not given). Raises `SettingsError`."""
     file = data / "node.toml"
-    values: dict[str, Any] = {}
-    if file.exists():
-        try:
-            values = tomllib.loads(file.read_text())
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{file}: {error}") from error
-        if "memory" in values:
-            values["memory_bytes"] = parse_bytes(str(values.pop("memory")), f"{file}: memory")
-        if "model_paths" in values:
-            values["model_paths"] = tuple(values["model_paths"])
-    known = {f.name: f for f in fields(NodeSettings)}
-    for key, value in values.items():
-        if key not in known or key == "data":
-            raise SettingsError(f"{file}: unknown setting {key!r}")
-        default = known[key].default
-        if type(value) is not (str if key == "coordinator" else type(default)):
-            raise SettingsError(f"{file}: {key} has the wrong type ({type(value).__name__})")
+    values = _from_file(file)
     values.update({key: value for key, value in flags.items() if value is not None})
     if not values.get("coordinator"):
         raise SettingsError(f"coordinator: none given; pass --coordinator or set it in {file}")
     settings = NodeSettings(data=data, **{"name": socket.gethostname()[:64], **values})
-    for key in ("memory_bytes", "threads"):
-        if getattr(settings, key) < 0:
-            raise SettingsError(f"{key}: may not be negative")
-    for key, most in (("max_rows", 4096), ("token_budget", 4096)):
-        if not 16 <= getattr(settings, key) <= most:
-            raise SettingsError(f"{key}: must be from 16 to {most}")
-    if settings.device not in ("auto", "cpu", "cuda") and not re.fullmatch(r"cuda:\d+", settings.device):
-        raise SettingsError(f"device: {settings.device!r} is not auto, cpu, cuda or cuda:N")
-    if not 1 <= len(settings.name) <= 64:
-        raise SettingsError("name: must have 1 to 64 characters")
-    parse_host_port(settings.http, "http")
+    _check(settings)
     return settings
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        values = tomllib.loads(file.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: {error}") from error
+    if "memory" in values:
+        values["memory_bytes"] = parse_bytes(str(values.pop("memory")), f"{file}: memory")
+    if isinstance(paths := values.get("model_paths"), list) and all(type(path) is str for path in paths):
+        values["model_paths"] = tuple(paths)
+    known = {f.name: f for f in fields(NodeSettings)}
+    for key, value in values.items():
+        if key not in known or key == "data":
+            raise SettingsError(f"{file}: unknown setting {key!r}")
+        if type(value) is not (str if key == "coordinator" else type(known[key].default)):
+            raise SettingsError(f"{file}: {key} has the wrong type ({type(value).__name__})")
+    return values
+
+
+def _check(settings: NodeSettings) -> None:
+    for key, least, most in (
+        ("memory_bytes", 0, _MOST_BYTES),
+        ("threads", 0, 4096),
+        ("max_rows", 16, 4096),
+        ("token_budget", 16, 4096),
+    ):
+        if not least <= getattr(settings, key) <= most:
+            raise SettingsError(f"{key}: must be from {least} to {most}")
+    for key, shortest, longest in (("name", 1, 64), ("join_token", 0, 256), ("announce", 0, 512)):
+        if not shortest <= len(getattr(settings, key)) <= longest:
+            raise SettingsError(f"{key}: must have {shortest} to {longest} characters")
+    if not settings.name.isprintable():
+        raise SettingsError("name: must be printable")
+    if settings.device not in ("auto", "cpu", "cuda") and not re.fullmatch(r"cuda:[0-9]+", settings.device):
+        raise SettingsError(f"device: {settings.device!r} is not auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"/.+/p2p/[^/]+", settings.coordinator):
+        raise SettingsError(f"coordinator: {settings.coordinator!r} is no multiaddress that ends in /p2p/<peer id>")
+    if not settings.listen.startswith("/"):
+        raise SettingsError(f"listen: {settings.listen!r} is no multiaddress")
+    if settings.announce and (not settings.announce.startswith("/") or "/p2p/" in settings.announce):
+        raise SettingsError(f"announce: {settings.announce!r} is no multiaddress without /p2p/")
+    for pair in settings.model_paths:
+        if not all(pair.partition("=")):
+            raise SettingsError(f"model_paths: {pair!r} is not ID=DIRECTORY")
+    parse_host_port(settings.http, "http")

@@ -1,23 +1,20 @@
 """A stage behind the head: receive a step, compute it, send it on; at the tail, send the tokens back to the head.
 
 Frames are taken in the order in which the head scheduled them. While a step computes, the link receives the next one
-and sends the last one: both happen on other threads.
+and sends the last one: both happen on other threads. What a neighbour declares is checked before it costs anything.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from deserve_network.link import Link
-from deserve_network.ring_messages import Admit, Sampled, Step
+from deserve_network.ring_messages import MAX_CHUNKS, Admit, Chunk, Sampled, Step
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import RingProtocolError
 from deserve_node.tensors import DTYPES, from_bytes, to_bytes
 
-__all__ = ["Stage", "Tail"]
-
-log = logging.getLogger(__name__)
+__all__ = ["ADMIT_DEADLINE_S", "Stage", "Tail"]
 
 ADMIT_DEADLINE_S = 30.0
 """How long a tail waits for the Admit of a sequence whose first chunk is already here."""
@@ -33,6 +30,8 @@ class Stage:
         self._previous = previous
         self._following = following
         """The next stage; at the tail, the head."""
+        self._lengths: dict[int, int] = {}
+        """Positions of each sequence that have been computed here."""
 
     async def run(self) -> None:
         """Compute steps as they come. Raises `LinkLost`, `RingProtocolError`, `PayloadError`."""
@@ -41,25 +40,36 @@ class Stage:
             step = frame.message
             if not isinstance(step, Step) or (step.ring, step.epoch) != (self._ring, self._epoch):
                 raise RingProtocolError(
-                    f"{self._previous.peer_id} sent {type(step).__name__}, not a Step of {self._ring}"
+                    f"{self._previous.peer_id} sent {_described(step)}, not a Step of {self._ring}/{self._epoch}"
                 )
             self._check(step)
             await self._step(step, frame.payload)
 
     def _check(self, step: Step) -> None:
         shard = self._compute.engine.shard
-        declared = sum(chunk.count for chunk in step.chunks)
         if step.codec != "raw":
             raise RingProtocolError(f"codec {step.codec!r} is not one of this ring's")
         if DTYPES.get(step.dtype) is not shard.dtype or step.hidden != shard.hidden_size:
             raise RingProtocolError(
                 f"step in {step.dtype} of width {step.hidden}, this stage has {shard.dtype}, {shard.hidden_size}"
             )
-        if declared != step.tokens or any(
-            c.count < 1 or c.start < 0 or not 0 <= c.wanted <= c.count or c.start + c.count > shard.context_length
-            for c in step.chunks
-        ):
+        if not step.chunks or sum(chunk.count for chunk in step.chunks) != step.tokens:
             raise RingProtocolError(f"step {step.step} declares chunks that do not make {step.tokens} tokens")
+        if len({chunk.sequence for chunk in step.chunks}) != len(step.chunks):
+            raise RingProtocolError(f"step {step.step} has two chunks of one sequence")
+        for sequence in step.released:
+            self._lengths.pop(sequence, None)
+        for chunk in step.chunks:
+            self._check_chunk(chunk, shard.context_length)
+            self._lengths[chunk.sequence] = chunk.start + chunk.count
+
+    def _check_chunk(self, chunk: Chunk, context_length: int) -> None:
+        """Each chunk goes on where the last one of its sequence ended: KV that nobody wrote is never read."""
+        known = self._lengths.get(chunk.sequence, 0)
+        if chunk.sequence < 0 or chunk.count < 1 or chunk.start != known or not 0 <= chunk.wanted <= chunk.count:
+            raise RingProtocolError(f"{chunk} does not follow on the {known} tokens of its sequence")
+        if chunk.start + chunk.count > context_length:
+            raise RingProtocolError(f"{chunk} exceeds the context of {context_length} tokens")
 
     async def _step(self, step: Step, payload: memoryview) -> None:
         inputs = from_bytes(payload, (step.tokens, step.hidden), DTYPES[step.dtype])
@@ -71,11 +81,24 @@ class Stage:
 class Tail(Stage):
     """The last stage: it learns of sequences from the head directly, and answers it with tokens."""
 
-    def __init__(self, ring: str, epoch: int, *, compute: Compute, previous: Link, head: Link) -> None:
+    def __init__(
+        self,
+        ring: str,
+        epoch: int,
+        *,
+        compute: Compute,
+        previous: Link,
+        head: Link,
+        admit_deadline_s: float = ADMIT_DEADLINE_S,
+    ) -> None:
         super().__init__(ring, epoch, compute=compute, previous=previous, following=head)
+        self._admit_deadline_s = admit_deadline_s
         self._admitted = asyncio.Condition()
+        self._expected: set[int] = set()
+        """Sequences that were admitted and have not come yet."""
 
     async def run(self) -> None:
+        """Both halves until one fails. Raises what `Stage.run` does, in an exception group."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(super().run(), name=f"{self._ring} tail")
             tasks.create_task(self._learn(), name=f"{self._ring} admissions")
@@ -84,17 +107,47 @@ class Tail(Stage):
         while True:
             admit = (await self._following.receive()).message
             if not isinstance(admit, Admit) or (admit.ring, admit.epoch) != (self._ring, self._epoch):
-                raise RingProtocolError(f"the head sent {type(admit).__name__}, not an Admit of {self._ring}")
+                raise RingProtocolError(
+                    f"the head sent {_described(admit)}, not an Admit of {self._ring}/{self._epoch}"
+                )
+            self._check_admit(admit)
             async with self._admitted:
+                self._expected.add(admit.sequence)
                 self._compute.engine.admit(admit)
                 self._admitted.notify_all()
 
-    async def _step(self, step: Step, payload: memoryview) -> None:
+    def _check_admit(self, admit: Admit) -> None:
         engine = self._compute.engine
+        if admit.sequence < 0 or engine.knows(admit.sequence):
+            raise RingProtocolError(f"the head admitted sequence {admit.sequence} twice")
+        # The head admits a row in the step before its first chunk: more than a step's worth is no honest head.
+        if len(self._expected) >= MAX_CHUNKS:
+            raise RingProtocolError(f"the head admitted {MAX_CHUNKS} sequences that never came")
+        ids = (*admit.prompt, *admit.generated)
+        if not ids or min(ids) < 0 or max(ids) >= engine.shard.vocab_size:
+            raise RingProtocolError(f"the head admitted sequence {admit.sequence} with ids outside the vocabulary")
+
+    async def _step(self, step: Step, payload: memoryview) -> None:
         inputs = from_bytes(payload, (step.tokens, step.hidden), DTYPES[step.dtype])
-        async with asyncio.timeout(ADMIT_DEADLINE_S), self._admitted:
-            await self._admitted.wait_for(lambda: all(engine.knows(chunk.sequence) for chunk in step.chunks))
+        await self._await_admission({chunk.sequence for chunk in step.chunks})
         output = await self._compute.step(step.released, step.chunks, inputs)
         await self._following.send(
             Sampled(self._ring, self._epoch, step.step, step.microbatch, output.drawn, output.scored)
         )
+
+    async def _await_admission(self, sequences: set[int]) -> None:
+        knows = self._compute.engine.knows
+        try:
+            async with asyncio.timeout(self._admit_deadline_s), self._admitted:
+                await self._admitted.wait_for(lambda: all(map(knows, sequences)))
+        except TimeoutError:
+            missing = min(sequence for sequence in sequences if not knows(sequence))
+            raise RingProtocolError(
+                f"the head did not admit sequence {missing} within {self._admit_deadline_s:g} s"
+            ) from None
+        self._expected -= sequences
+
+
+def _described(message: object) -> str:
+    epoch = f" of {getattr(message, 'ring', '?')}/{getattr(message, 'epoch', '?')}"
+    return f"{type(message).__name__}{epoch}"
