@@ -12,6 +12,7 @@ number is where the terms meet. DeServe section 3 gives the case of equal stages
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +25,16 @@ __all__ = ["RingTiming", "microbatches_for"]
 MOST = 64
 LATENCY_SLACK = 1.25
 """Hops are planned this much longer than measured, so that jitter finds a microbatch waiting rather than a bubble."""
-FRAME_S = 0.003
-"""What a frame costs a hop beside the wire: two thread changes, encryption, a wake-up (measured on loopback)."""
+FRAME_S = 0.004
+"""Processor time that a stage spends on a step's frames: encryption, thread changes, wake-ups (measured on loopback)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RingTiming:
-    """What a ring measured: seconds of a stage per step (`fixed_s`) and per row in it (`row_s`), of a hop one way."""
+    """What a ring measured: seconds of a stage per step (`fixed_s`) and per row in it (`row_s`), of a hop one way.
+
+    `parallel` is E, how many stages can compute at once.
+    """
 
     fixed_s: tuple[float, ...]
     row_s: tuple[float, ...]
@@ -40,8 +44,9 @@ class RingTiming:
     @classmethod
     def measured(cls, stages: Sequence[StageReady]) -> RingTiming:
         row_s = tuple(max(0.0, (s.step_time_64_s - s.step_time_16_s) / 48) for s in stages)
-        fixed_s = tuple(max(0.0, s.step_time_16_s - 16 * row) for s, row in zip(stages, row_s, strict=True))
-        hop_s = tuple(s.next_rtt_s / 2 * LATENCY_SLACK + FRAME_S for s in stages) if len(stages) > 1 else (0.0,)
+        frame_s = FRAME_S if len(stages) > 1 else 0.0
+        fixed_s = tuple(max(0.0, s.step_time_16_s - 16 * row) + frame_s for s, row in zip(stages, row_s, strict=True))
+        hop_s = tuple(s.next_rtt_s / 2 * LATENCY_SLACK for s in stages)
         machines: dict[str, list[StageReady]] = defaultdict(list)
         for stage in stages:
             machines[stage.machine].append(stage)
@@ -61,6 +66,7 @@ class RingTiming:
         )
 
 
+@functools.lru_cache(maxsize=8192)
 def microbatches_for(timing: RingTiming, rows: int) -> int:
     """The number of microbatches with the shortest period for `rows` rows; the smaller of two within 2 %."""
     if len(timing.fixed_s) == 1 or rows <= 1:
