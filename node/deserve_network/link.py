@@ -31,6 +31,7 @@ __all__ = ["MAX_PAYLOAD_BYTES", "Frame", "Link"]
 log = logging.getLogger(__name__)
 
 MAX_PAYLOAD_BYTES = 64 << 20
+RTT_SAMPLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,7 @@ class Link:
     ) -> None:
         self.name = name
         self.peer_id = peer_id
-        self.rtt_s = 0.0
-        """Smoothed round trip of the heartbeats, emulation included; 0 until the first has come back."""
+        self._rtts: collections.deque[float] = collections.deque(maxlen=RTT_SAMPLES)
         self.bytes_sent = 0
         self.bytes_received = 0
         """Headers and payloads of data frames, each counted once however often it travelled."""
@@ -96,6 +96,14 @@ class Link:
         self._task = asyncio.create_task(self._run(), name=f"link {name}")
 
     # What the ring uses.
+
+    @property
+    def rtt_s(self) -> float:
+        """The shortest of the last heartbeats' round trips, emulation included; 0 before the first.
+
+        The shortest, because a busy process at either end only adds to it.
+        """
+        return min(self._rtts, default=0.0)
 
     @property
     def lost(self) -> bool:
@@ -192,7 +200,7 @@ class Link:
             self._session.have_news()
 
     def on_rtt(self, seconds: float) -> None:
-        self.rtt_s = seconds if not self.rtt_s else self.rtt_s + (seconds - self.rtt_s) / 4
+        self._rtts.append(seconds)
 
     # Its life.
 

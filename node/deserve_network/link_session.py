@@ -19,6 +19,8 @@ from deserve_network.stream import Buffer, Stream
 
 __all__ = ["LinkTimes", "Owner", "Session"]
 
+FIRST_PINGS = 6
+
 
 @dataclass(frozen=True, slots=True)
 class LinkTimes:
@@ -31,8 +33,9 @@ class LinkTimes:
     heartbeat_s: float = 1.0
     silence_s: float = 5.0
     """A stream that brings nothing for this long is dead. Longer than any round trip."""
-    ack_delay_s: float = 0.005
-    """How long news of received and consumed frames may wait for company."""
+    ack_delay_s: float = 0.03
+    """How long news of received and consumed frames may wait for company: long enough that a busy ring's next frame
+    carries them, short enough that a window of 64 MiB stays open."""
     flush_s: float = 2.0
     """How long `close` waits for acknowledgements."""
 
@@ -121,7 +124,8 @@ class Session:
             if len(self._pings) > 64:
                 del self._pings[next(iter(self._pings))]
             self.send_control(Kind.PING, self._ping)
-            await asyncio.sleep(self._times.heartbeat_s)
+            # A few early round trips, because a ring is planned with what is known of its links when it forms.
+            await asyncio.sleep(self._times.heartbeat_s / (8 if self._ping <= FIRST_PINGS else 1))
 
     async def _watch(self) -> None:
         # Counts its own ticks instead of comparing clocks: a loop that stood still must not accuse its peer.

@@ -26,7 +26,7 @@ MOST = 64
 LATENCY_SLACK = 1.25
 """Hops are planned this much longer than measured, so that jitter finds a microbatch waiting rather than a bubble."""
 FRAME_S = 0.004
-"""Processor time that a stage spends on a step's frames: encryption, thread changes, wake-ups (measured on loopback)."""
+"""Processor time that a stage spends on a step: encryption, thread changes, wake-ups (measured on loopback)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class PackedLinear(nn.Module):
         self._bias: Tensor | None = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self._bias, "none", [], "")
+        outputs: Tensor = torch.ops.mkldnn._linear_pointwise.default(inputs, self._weight, self._bias, "none", [], "")
         return outputs
 
 
