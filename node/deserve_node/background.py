@@ -1,19 +1,22 @@
 """One thread for work that cannot be interrupted: fetching, loading and measuring layers, one call after the other.
 
 It is a daemon thread, which a process that is told to end leaves behind: asyncio would wait at exit for threads of its
-own pools, and fetching a model may take hours.
+own pools, and fetching a model may take hours. Such a process has to end by `exit_process`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-__all__ = ["BackgroundThread"]
+__all__ = ["BackgroundThread", "exit_process"]
 
 Result = TypeVar("Result")
 
@@ -23,27 +26,35 @@ class BackgroundThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._worker: _Worker | None = None
 
     async def run(self, function: Callable[[], Result]) -> Result:
         """The result of `function()`, or its exception. Cancelling a call that has not started takes it back."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
+        if self._worker is None:
+            self._worker = _Worker(self._name)
+            self._worker.start()
         future: Future[Result] = Future()
-        self._calls.put((function, future))
+        self._worker.calls.put((function, future))
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """End the thread once it is idle, without waiting for that."""
-        if self._thread is not None:
-            self._calls.put(None)
-            self._thread = None
+        if self._worker is not None:
+            self._worker.calls.put(None)
+            self._worker = None
 
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
+
+class _Worker(threading.Thread):
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self.busy = False
+
+    def run(self) -> None:
+        while (call := self.calls.get()) is not None:
+            self.busy = True
             _carry_out(*call)
+            self.busy = False
             del call  # an idle thread holds nobody's tensors
 
 
@@ -56,3 +67,17 @@ def _carry_out(function: Callable[[], Any], future: Future[Any]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
+
+
+def exit_process(code: int) -> NoReturn:
+    """End this process, also while a background thread computes.
+
+    The interpreter ends daemon threads by unwinding them when they next want its lock, and unwinding through torch's
+    C++ aborts the process ("terminate called without an active exception").
+    """
+    if any(isinstance(thread, _Worker) and thread.busy for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

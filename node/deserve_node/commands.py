@@ -101,14 +101,18 @@ def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose
         settings = load_settings(data, flags)
     except SettingsError as error:
         _fail(str(error), code=2)
+    from deserve_node.background import exit_process
     from deserve_node.start import run_node
 
+    code = 0
     try:
         asyncio.run(run_node(settings, announce=_announcer(as_json)))
     except (NodeError, NetworkError) as error:
-        _fail(str(error), code=2 if _is_usage(error) else 1)
+        click.echo(f"deserve node: {error}", err=True)
+        code = 2 if _is_usage(error) else 1
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    exit_process(code)
 
 
 @node.command()
