@@ -136,7 +136,7 @@ class BatchLines:
         try:
             if unknown:
                 name = unknown[0][:64]
-                raise RowRefused(f"unknown field {name!r} beside body", param=name, code="unknown_parameter")
+                raise RowRefused(f"unknown field {name!r} beside body", param=name, code="unsupported_parameter")
             try:
                 text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
             except ValueError as error:

@@ -12,7 +12,18 @@ from typing import Annotated
 
 from deserve_network.schema import Max, Table
 
-__all__ = ["RING", "RING_PROTOCOL", "Admit", "Chunk", "Sampled", "SampledToken", "Sampling", "Step", "TokenLogprob"]
+__all__ = [
+    "RING",
+    "RING_PROTOCOL",
+    "Admit",
+    "Chunk",
+    "FailedSequence",
+    "Sampled",
+    "SampledToken",
+    "Sampling",
+    "Step",
+    "TokenLogprob",
+]
 
 RING_PROTOCOL = "/deserve/ring/1"
 
@@ -110,6 +121,14 @@ class SampledToken:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedSequence:
+    """A row that cannot go on; the others of its step are not touched."""
+
+    sequence: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sampled:
     """Tail to head: what step `step` produced."""
 
@@ -119,6 +138,7 @@ class Sampled:
     microbatch: int
     drawn: Annotated[tuple[SampledToken, ...], Max(MAX_CHUNKS)]
     scored: Annotated[tuple[SampledToken, ...], Max(1 << 16)] = ()
+    failed: Annotated[tuple[FailedSequence, ...], Max(MAX_CHUNKS)] = ()
 
 
 RING = Table("ring", {1: Step, 2: Admit, 3: Sampled}, max_bytes=8 << 20)

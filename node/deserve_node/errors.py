@@ -10,6 +10,7 @@ NodeError
 ├── NotRunningError            (status) no node runs on a data directory
 ├── StatusError                (status) what answers at an address is no node, or nothing does
 ├── RefusedError               (introduction) coordinator and node do not fit together for good
+├── SamplingError              (sampler) a row from which no token can be drawn; names its sequence
 ├── AssignmentError            (member) the coordinator's Assign or Begin does not fit this node
 ├── NoLinkError                (ring.neighbours) a neighbour could not be linked with; names it
 ├── RingProtocolError          (ring.head) a stage of the ring sent what does not belong there

@@ -37,6 +37,7 @@ class SamplingError(NodeError):
     def __init__(self, sequence: int, reason: str) -> None:
         super().__init__(f"sequence {sequence}: {reason}")
         self.sequence = sequence
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,28 @@ def test_a_bad_row_disturbs_no_other(ring: LocalRing) -> None:
     assert json.loads(results[1].body)["error"]["param"] == "temperature"
 
 
+def test_logits_that_are_not_finite_end_their_own_row_only(
+    ring: LocalRing, monkeypatch: pytest.MonkeyPatch, mixed_rows: list[tuple[str, dict[str, Any]]]
+) -> None:
+    sound = token_ids(ring, mixed_rows[:3])
+    forward, calls = ring.engine.shard.forward, 0
+
+    def broken(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        logits = forward(*arguments).clone()
+        calls += 1
+        if calls == 4:
+            logits[1] = float("nan")
+        return logits
+
+    monkeypatch.setattr(ring.engine.shard, "forward", broken)
+    results = ring.serve(mixed_rows[:3])
+    assert [result.status for result in results] == [200, 500, 200]
+    assert json.loads(results[1].body)["error"]["type"] == "server_error"
+    assert [json.loads(results[i].body)["choices"][0]["token_ids"] for i in (0, 2)] == [sound[0], sound[2]]
+    assert ring.engine.cache.pages_used == 0
+
+
 def test_prompt_scoring_gives_transformers_logprobs(tiny_model: Path, ring: LocalRing) -> None:
     from transformers import AutoModelForCausalLM
 

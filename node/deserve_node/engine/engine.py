@@ -6,19 +6,22 @@ in which the head scheduled the steps. It never decides what runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
 from deserve_kernels import paged_attention, write_kv
-from deserve_network.ring_messages import Admit, Chunk, SampledToken
+from deserve_network.ring_messages import Admit, Chunk, FailedSequence, SampledToken
 from deserve_node.engine.batch import PackedBatch, pack, padded
 from deserve_node.engine.cache import KvCache
-from deserve_node.sampler import Sampler, SamplingRow, ScoringRow
+from deserve_node.sampler import Sampler, SamplingError, SamplingRow, ScoringRow
 from deserve_node.shard import Shard
 
 __all__ = ["Engine", "StepOutput"]
+
+Target = TypeVar("Target", SamplingRow, ScoringRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class StepOutput:
     hidden: torch.Tensor | None = None
     drawn: tuple[SampledToken, ...] = ()
     scored: tuple[SampledToken, ...] = ()
+    failed: tuple[FailedSequence, ...] = ()
 
 
 @dataclass(slots=True)
@@ -97,13 +101,35 @@ class Engine:
                         ScoringRow(chunk.sequence, following, admit.prompt[following], admit.sampling.prompt_logprobs)
                     )
                 row += 1
-        scored = self._sampler.score(logits[score_rows], score) if score else []
+        failed: dict[int, str] = {}
+        scored = _each_on_its_own(self._sampler.score, logits[score_rows], score, failed) if score else []
         if len(draw_rows) != row:
             logits = logits[draw_rows]
-        drawn = self._sampler.draw(logits, draw) if draw else []
+        drawn = _each_on_its_own(self._sampler.draw, logits, draw, failed)
         for token in drawn:
             self._sequences[token.sequence].generated.append(token.token)
-        return StepOutput(drawn=tuple(drawn), scored=tuple(scored))
+        return StepOutput(
+            drawn=tuple(token for token in drawn if token.sequence not in failed),
+            scored=tuple(scored),
+            failed=tuple(FailedSequence(sequence, reason) for sequence, reason in failed.items()),
+        )
+
+
+def _each_on_its_own(
+    operate: Callable[[torch.Tensor, Sequence[Target]], list[SampledToken]],
+    logits: torch.Tensor,
+    rows: Sequence[Target],
+    failed: dict[int, str],
+) -> list[SampledToken]:
+    """`operate` over all rows but those of sequences that it refuses, which are noted in `failed`."""
+    while rows:
+        try:
+            return operate(logits, rows)
+        except SamplingError as error:
+            failed[error.sequence] = error.reason
+            kept = [index for index, row in enumerate(rows) if row.sequence != error.sequence]
+            logits, rows = logits[kept], [rows[index] for index in kept]
+    return []
 
 
 class _Attend:

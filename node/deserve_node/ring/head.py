@@ -161,7 +161,9 @@ class Head:
         inputs = torch.tensor(plan.token_ids, dtype=torch.int64)
         output = await self._compute.step(plan.released, plan.chunks, inputs)
         if self._links is None:
-            self._take(Sampled(self._ring, self._epoch, plan.step, plan.microbatch, output.drawn, output.scored))
+            self._take(
+                Sampled(self._ring, self._epoch, plan.step, plan.microbatch, output.drawn, output.scored, output.failed)
+            )
             return
         assert output.hidden is not None
         tokens, hidden = output.hidden.shape
@@ -192,7 +194,7 @@ class Head:
 
     def _take(self, sampled: Sampled) -> None:
         by_sequence: dict[int, SampledToken] = {token.sequence: token for token in sampled.drawn}
-        owners = {row.row.sequence: row for row in self._rows.values()} if sampled.scored else {}
+        owners = {row.row.sequence: row for row in self._rows.values()} if sampled.scored or sampled.failed else {}
         for token in sampled.scored:
             if (owner := owners.get(token.sequence)) is not None:
                 owner.scored[token.position] = token
@@ -202,7 +204,7 @@ class Head:
             )
         except (ValueError, IndexError) as error:
             raise RingProtocolError(str(error)) from error
-        results = []
+        results = [self._give_up(owners[f.sequence], f.reason) for f in sampled.failed if f.sequence in owners]
         for row, _ in grown:
             finished = self._grow(row, by_sequence[row.sequence])
             if finished is not None:
@@ -210,6 +212,12 @@ class Head:
         if results:
             self._desk.rows_done(results)
         self._wake.set()
+
+    def _give_up(self, head_row: HeadRow, reason: str) -> RowResult:
+        del self._rows[head_row.row.key]
+        self._scheduler.finish(head_row.row)
+        error = RequestError("", f"the model cannot go on: {reason}", "model_error", status=500)
+        return error_result(head_row.leased, head_row.lease, head_row.fence, error)
 
     def _grow(self, row: Row, token: SampledToken) -> RowResult | None:
         head_row = self._rows[row.key]

@@ -114,9 +114,13 @@ def sampling_of(request: CompletionRequest, text: TextModel, seed: int) -> Sampl
     )
 
 
+def _error_type(error: RequestError) -> str:
+    return "invalid_request_error" if error.status < 500 else "server_error"
+
+
 def error_result(leased: LeasedRow, lease: int, fence: int, error: RequestError) -> RowResult:
     """A row that ends as an error, in OpenAI's shape."""
     body: dict[str, Any] = {
-        "error": {"message": str(error), "type": "invalid_request_error", "param": error.param, "code": error.code}
+        "error": {"message": error.message, "type": _error_type(error), "param": error.param, "code": error.code}
     }
     return RowResult(leased.row, lease, fence, json.dumps(body).encode(), error.status, 0, 0)

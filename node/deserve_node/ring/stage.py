@@ -132,7 +132,7 @@ class Tail(Stage):
         await self._await_admission({chunk.sequence for chunk in step.chunks})
         output = await self._compute.step(step.released, step.chunks, inputs)
         await self._following.send(
-            Sampled(self._ring, self._epoch, step.step, step.microbatch, output.drawn, output.scored)
+            Sampled(self._ring, self._epoch, step.step, step.microbatch, output.drawn, output.scored, output.failed)
         )
 
     async def _await_admission(self, sequences: set[int]) -> None:

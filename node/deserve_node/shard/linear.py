@@ -68,7 +68,7 @@ def _return_freed_memory() -> None:
 
 def _served(weight: Tensor) -> bool:
     operators: Any = torch.ops.mkldnn
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not torch._C._has_mkldnn:
         return False
     if weight.dtype is torch.bfloat16:
         return bool(operators._is_mkldnn_bf16_supported())
