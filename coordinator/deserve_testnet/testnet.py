@@ -16,6 +16,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 from deserve_testnet.config import TestnetConfig
 from deserve_testnet.errors import TestnetError, UsageError
@@ -95,6 +96,12 @@ class Testnet:
         await node.first_line(self.config.start_deadline_s)
         return node
 
+    async def restart_coordinator(self) -> None:
+        """Kill the coordinator as a power cut would, and start it again on the same data and addresses."""
+        http, listen = urlsplit(self.base_url).netloc, self.multiaddr.partition("/p2p/")[0]
+        await self.coordinator.kill()
+        await self._start_coordinator(http, listen)
+
     async def until_serving(self, rings: int) -> dict[str, Any]:
         """Wait until at least `rings` rings serve, and return the network's view."""
         return await self.unless_one_dies(self.view.until_serving(rings))
@@ -129,9 +136,8 @@ class Testnet:
                 mbit=config.mbit,
                 seed=config.seed,
             )
-        self.coordinator = await self._spawn("coordinator", _COORDINATOR_MEMBER, self._coordinator_arguments(), 1)
-        ready = await self.coordinator.first_line(config.start_deadline_s)
-        self.base_url, self.api_key, self.multiaddr = ready["base_url"], ready["api_key"], ready["multiaddr"]
+        address = self._address(_COORDINATOR_MEMBER)
+        await self._start_coordinator(f"{address}:0", f"/ip4/{address}/tcp/0")
         self.view = await stack.enter_async_context(NetworkView(self.base_url, self.api_key))
         # No more at once than there are cores: a node measures its speed at the start, and its share of layers with it.
         turns = asyncio.Semaphore(max(1, config.cores // config.node_threads))
@@ -143,13 +149,19 @@ class Testnet:
         await asyncio.gather(*(add_in_turn() for _ in range(config.nodes)))
         await self.until_serving(config.rings)
 
-    def _coordinator_arguments(self) -> list[str]:
-        config, address = self.config, self._address(_COORDINATOR_MEMBER)
+    async def _start_coordinator(self, http: str, listen: str) -> None:
+        arguments = self._coordinator_arguments(http, listen)
+        self.coordinator = await self._spawn("coordinator", _COORDINATOR_MEMBER, arguments, 1)
+        ready = await self.coordinator.first_line(self.config.start_deadline_s)
+        self.base_url, self.api_key, self.multiaddr = ready["base_url"], ready["api_key"], ready["multiaddr"]
+
+    def _coordinator_arguments(self, http: str, listen: str) -> list[str]:
+        config = self.config
         emulated = config.wan == "inline"
         return [
             *("coordinator", "start", "--model", config.model, "--dtype", config.dtype),
-            *("--data", str(self.directory / "coordinator"), "--http", f"{address}:0"),
-            *("--listen", f"/ip4/{address}/tcp/0", "--ring-size", str(config.nodes // config.rings)),
+            *("--data", str(self.directory / "coordinator"), "--http", http),
+            *("--listen", listen, "--ring-size", str(config.nodes // config.rings)),
             *("--link-latency-ms", str(config.latency_ms if emulated else 0.0)),
             *("--link-jitter-ms", str(config.jitter_ms if emulated else 0.0)),
             *("--link-mbit", str(config.mbit if emulated else 0.0)),
