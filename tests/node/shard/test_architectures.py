@@ -1,8 +1,9 @@
-"""Every promised architecture, cut in three, draws the tokens that `transformers.generate` draws."""
+"""Every promised architecture, cut in three stages with paged KV, draws the tokens of `transformers.generate`."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from deserve_models import inspect, resolve
-from deserve_node.shard import Shard, load_shard
+from deserve_network.ring_messages import Chunk
+from deserve_node.engine import Engine, KvCache, StepOutput
+from deserve_node.shard import load_shard
 
 LAYERS = 6
 VOCABULARY = 160
@@ -135,67 +138,35 @@ def build(name: str, directory: Path, **changes: Any) -> Any:
     return model
 
 
-class DenseAttention:
-    """Contiguous keys and values per layer and sequence, and plain torch over all of them."""
+class LogitsEngine(Engine):
+    """Keeps a step's logits instead of drawing from them."""
 
-    def __init__(self, shards: list[Shard]) -> None:
-        self._layers = {kv.layer: kv for shard in shards for kv in shard.kv_layers}
-        self._past: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self._counts: list[int] = []
+    logits: Tensor
 
-    def begin_step(self, counts: list[int]) -> None:
-        """The next calls carry `counts[s]` tokens of sequence s, packed; what follows them is padding."""
-        self._counts = counts
-
-    def __call__(
-        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, *, scale: float, softcap: float, sinks: Any
-    ) -> Tensor:
-        reach = self._layers[layer]
-        out = queries.new_zeros(*queries.shape[:2], values.shape[2])
-        start = 0
-        for sequence, count in enumerate(self._counts):
-            rows = slice(start, start + count)
-            start += count
-            past = self._past.get((layer, sequence), (keys[:0], values[:0]))
-            k, v = torch.cat([past[0], keys[rows]]), torch.cat([past[1], values[rows]])
-            self._past[layer, sequence] = k, v
-            groups = queries.shape[1] // k.shape[1]
-            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-            scores = torch.einsum("qhd,khd->hqk", queries[rows], k) * scale
-            if softcap:
-                scores = torch.tanh(scores / softcap) * softcap
-            key = torch.arange(len(k))
-            query = key[-count:, None]
-            seen = key <= query
-            if reach.window:
-                seen &= key > query - reach.window
-            if reach.chunk:
-                seen &= key >= query // reach.chunk * reach.chunk
-            scores = scores.masked_fill(~seen, float("-inf"))
-            if sinks is not None:
-                scores = torch.cat([scores, sinks[:, None, None].expand(-1, count, 1)], -1)
-            weights = scores.softmax(-1)[..., : len(k)]
-            out[rows] = torch.einsum("hqk,khd->qhd", weights, v)
-        return out
+    def _sample(self, chunks: Sequence[Chunk], logits: Tensor) -> StepOutput:
+        self.logits = logits
+        return StepOutput()
 
 
-def ring_step(shards: list[Shard], attention: DenseAttention, pieces: list[Tensor], starts: list[int]) -> Tensor:
-    """Logits after the last token of each piece; `pieces[s]` continues sequence s at position `starts[s]`."""
-    counts = [len(piece) for piece in pieces]
-    padding = -sum(counts) % 16
-    tokens = torch.cat([*pieces, torch.zeros(padding, dtype=torch.int64)])
-    positions = torch.cat(
-        [
-            *(torch.arange(s, s + n) for s, n in zip(starts, counts, strict=True)),
-            torch.zeros(padding, dtype=torch.int64),
-        ]
-    )
-    wanted = torch.tensor(list(itertools.accumulate(counts))) - 1
-    attention.begin_step(counts)
-    state = tokens
-    for shard in shards:
-        state = shard.forward(state, positions, attention, wanted if shard.is_tail else None)
-    return state
+def make_ring(directory: Path) -> list[LogitsEngine]:
+    """The model in three stages, each with pages of its own."""
+    files, cpu = resolve(str(directory)), torch.device("cpu")
+    engines = []
+    for first, last in itertools.pairwise(CUTS):
+        shard = load_shard(files, first, last, dtype=torch.float32, device=cpu)
+        engines.append(LogitsEngine(shard, KvCache(shard.kv_layers, kv_bytes=4 << 20, dtype=torch.float32, device=cpu)))
+    return engines
+
+
+def ring_step(engines: list[LogitsEngine], pieces: list[Tensor], starts: list[int], wanted: int) -> Tensor:
+    """Logits after each piece if `wanted`; `pieces[s]` continues sequence s at position `starts[s]`."""
+    chunks = [Chunk(s, start, len(piece), wanted) for s, (start, piece) in enumerate(zip(starts, pieces, strict=True))]
+    passed = torch.cat(pieces)
+    for engine in engines:
+        output = engine.run(chunks, passed)
+        if output.hidden is not None:
+            passed = output.hidden
+    return engines[-1].logits
 
 
 def cases() -> list[Any]:
@@ -218,20 +189,20 @@ def test_three_shards_draw_the_tokens_of_generate(
     distinct = len(torch.cat(expected).unique())
     assert distinct >= 8, f"the random {name} says too little to compare: {distinct} distinct tokens"
 
-    files = resolve(str(tmp_path))
-    cuts = itertools.pairwise(CUTS)
-    shards = [load_shard(files, a, b, dtype=torch.float32, device=torch.device("cpu")) for a, b in cuts]
-    summary = inspect(files)
+    engines = make_ring(tmp_path)
+    summary = inspect(resolve(str(tmp_path)))
     assert summary.servable
-    kv_elements = max(kv.kv_heads * (kv.key_dim + kv.value_dim) for shard in shards for kv in shard.kv_layers)
+    kv_elements = max(kv.kv_heads * (kv.key_dim + kv.value_dim) for e in engines for kv in e.shard.kv_layers)
     assert summary.kv_bytes_per_token_layer == 4 * kv_elements
-    assert summary.context_length == shards[0].context_length
+    assert summary.context_length == engines[0].shard.context_length
 
-    attention = DenseAttention(shards)
-    pieces, starts = prompts, [0] * len(prompts)
+    # Prompts come in two chunks, so that a chunk meets the pages of the one before it.
+    starts = [len(prompt) // 2 for prompt in prompts]
+    ring_step(engines, [prompt[:half] for prompt, half in zip(prompts, starts, strict=True)], [0] * len(prompts), 0)
+    pieces = [prompt[half:] for prompt, half in zip(prompts, starts, strict=True)]
     ties = []
     for step in range(NEW_TOKENS):
-        logits = ring_step(shards, attention, pieces, starts)
+        logits = ring_step(engines, pieces, starts, 1)
         for sequence, wanted in enumerate(expected):
             top = logits[sequence].topk(2)
             if int(top.indices[0]) != int(wanted[step]):
