@@ -37,7 +37,7 @@ NEW_FILE = NewFile(dir_okay=False, writable=True)
 def connection(command: Command) -> Command:
     """Flags that say where the coordinator is; the command gets `connect`, which opens a client."""
 
-    @click.option("--base-url", metavar="URL", help="The coordinator's API, such as http://host:8000/v1.")
+    @click.option("--base-url", metavar="URL", help="The coordinator's API, such as http://host:8700/v1.")
     @click.option("--api-key-file", type=click.Path(path_type=Path), help="File with the API key.")
     @functools.wraps(command)
     def wrapped(base_url: str | None, api_key_file: Path | None, **parameters: Any) -> Any:
