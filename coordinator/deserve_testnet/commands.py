@@ -22,7 +22,6 @@ _NETWORK_OPTIONS = [
     click.option("--model", default="demo", show_default=True, help="demo, a directory, a GGUF file or a Hub id."),
     click.option("--nodes", default=4, show_default=True, help="Node processes."),
     click.option("--rings", default=1, show_default=True, help="Rings to cut them into; divides --nodes."),
-    click.option("--latency-ms", default=0.0, show_default=True, help="One way, on every link."),
     click.option("--jitter-ms", default=0.0, show_default=True, help="Uniform, on top of the latency."),
     click.option("--mbit", default=0.0, show_default=True, help="Bandwidth; 0 is unlimited."),
     click.option(
@@ -49,10 +48,16 @@ _NETWORK_OPTIONS = [
 ]
 
 
-def _network_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_NETWORK_OPTIONS):
-        command = option(command)
-    return command
+def _network_options(latency_ms: float = 0.0) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The flags that describe a network; `latency_ms` is the default of the one that commands differ in."""
+    latency = click.option("--latency-ms", default=latency_ms, show_default=True, help="One way, on every link.")
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed([latency, *_NETWORK_OPTIONS]):
+            command = option(command)
+        return command
+
+    return add
 
 
 def _fail(error: TestnetError) -> NoReturn:
@@ -84,7 +89,7 @@ def testnet() -> None:
 
 
 @testnet.command()
-@_network_options
+@_network_options()
 @click.option("--input", "source", type=click.Path(path_type=Path), required=True, help="OpenAI batch lines.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Written whole, in input order.")
 @click.option("--timeout-s", default=0.0, help="Give the rows at most this long; 0 is no limit.")
@@ -104,7 +109,7 @@ def run(ctx: click.Context, /, source: Path, output: Path, timeout_s: float, as_
 
 
 @testnet.command()
-@_network_options
+@_network_options()
 @click.option("--spare", "spare_members", default=0, help="Namespaces beyond the nodes', for more nodes (netns).")
 @click.option("--json", "as_json", is_flag=True, help="Accepted for symmetry: the line is JSON in any case.")
 def up(as_json: bool, **flags: Any) -> None:
@@ -119,15 +124,13 @@ def up(as_json: bool, **flags: Any) -> None:
 
 
 @testnet.command()
-@_network_options
+@_network_options(latency_ms=50.0)
 @click.option("--output", type=click.Path(path_type=Path), default=Path("results.jsonl"), show_default=True)
 @click.pass_context
 def demo(ctx: click.Context, /, output: Path, **flags: Any) -> None:
     """Send 64 real prompts through four nodes with 50 ms on every link, and show three answers."""
     from deserve_testnet.demo import run_demo
 
-    if ctx.get_parameter_source("latency_ms") == click.core.ParameterSource.DEFAULT:
-        flags["latency_ms"] = 50.0
     config = _config(flags)
     text, exit_code = _run(lambda: run_demo(config, output))
     click.echo(text)
