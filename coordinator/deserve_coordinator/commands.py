@@ -32,7 +32,7 @@ def coordinator() -> None:
 @click.option("--link-jitter-ms", type=float, default=0.0, help="Emulated jitter.")
 @click.option("--link-mbit", type=float, default=0.0, help="Emulated bandwidth; 0 is the real one.")
 @click.option("--seed", type=int, help="Makes runs repeatable: for rows that name none, and for the emulation.")
-@click.option("--max-upload-mb", type=int, default=200, show_default=True)
+@click.option("--max-upload-mib", type=int, default=200, show_default=True, help="Largest batch file, in MiB.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Default: DATA/api_key, made at the first start.")
 @click.option("--join-token-file", type=click.Path(path_type=Path), help="Nodes must bring this token.")
 @click.option("--kv-tokens", type=click.IntRange(1), help="KV to plan for; default: one context, at most 4096.")
@@ -61,7 +61,7 @@ def start(**flags: Any) -> None:
             ring_size=parse_ring_size(flags["ring_size"]),
             link=LinkShape(flags["link_latency_ms"], flags["link_jitter_ms"], flags["link_mbit"], flags["seed"] or 0),
             seed=flags["seed"],
-            max_upload_bytes=flags["max_upload_mb"] << 20,
+            max_upload_bytes=flags["max_upload_mib"] << 20,
             api_key_file=flags["api_key_file"],
             join_token_file=flags["join_token_file"],
             settle_s=flags["settle_s"],

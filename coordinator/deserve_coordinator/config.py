@@ -54,7 +54,7 @@ class CoordinatorConfig:
         if self.dtype not in DTYPES:
             raise ConfigurationError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}")
         if self.max_upload_bytes < 1:
-            raise ConfigurationError("--max-upload-mb: must be at least 1")
+            raise ConfigurationError("--max-upload-mib: must be at least 1")
         for name in ("latency_ms", "jitter_ms", "mbit"):
             if getattr(self.link, name) < 0:
                 raise ConfigurationError(f"--link-{name.replace('_', '-')}: must not be negative")

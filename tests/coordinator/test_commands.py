@@ -55,7 +55,8 @@ def test_a_listening_address_in_use_is_an_error_that_names_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("--ring-size", "many"), ("--http", "nowhere"), ("--link-mbit", "-1"), ("--max-upload-mb", "0")]
+    ("flag", "value"),
+    [("--ring-size", "many"), ("--http", "nowhere"), ("--link-mbit", "-1"), ("--max-upload-mib", "0")],
 )
 @pytest.mark.usefixtures("model")
 def test_a_bad_flag_is_a_usage_error_that_names_it(tmp_path: Path, flag: str, value: str) -> None:
