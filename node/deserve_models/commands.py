@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from deserve_models.errors import ModelError
+from deserve_models.errors import ModelError, ModelUnreachableError
 from deserve_models.inspection import DTYPE_SIZES, ModelSummary, inspect
 from deserve_models.source import resolve
 
@@ -92,5 +92,6 @@ def _mib(count: int) -> str:
 
 
 def _fail(error: ModelError) -> NoReturn:
-    click.echo(f"deserve model: {error}", err=True)
-    sys.exit(1)
+    # The model was the user's choice: one that is missing, broken or not servable is bad input.
+    click.echo(f"Error: {error}", err=True)
+    sys.exit(4 if isinstance(error, ModelUnreachableError) else 2)

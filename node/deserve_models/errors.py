@@ -1,14 +1,15 @@
 """Errors of this package. Every text names the file or id at fault and says what is wrong with it.
 
 ModelError
-├── ModelNotFoundError    no such directory, file, Hub repository or package
-├── ModelFileError        a file is there but truncated, foreign, unsafe or inconsistent
-└── UnservableModelError  a sound model that a ring cannot serve
+├── ModelNotFoundError     no such directory, file, Hub repository or package
+├── ModelFileError         a file is there but truncated, foreign, unsafe or inconsistent
+├── ModelUnreachableError  the Hub did not answer
+└── UnservableModelError   a sound model that a ring cannot serve
 """
 
 from __future__ import annotations
 
-__all__ = ["ModelError", "ModelFileError", "ModelNotFoundError", "UnservableModelError"]
+__all__ = ["ModelError", "ModelFileError", "ModelNotFoundError", "ModelUnreachableError", "UnservableModelError"]
 
 
 class ModelError(Exception):
@@ -21,6 +22,10 @@ class ModelNotFoundError(ModelError):
 
 class ModelFileError(ModelError):
     """A file of the model cannot be used; the text names file and reason."""
+
+
+class ModelUnreachableError(ModelError):
+    """The Hub did not answer, or broke off; the text names what was asked of it."""
 
 
 class UnservableModelError(ModelError):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from deserve_models.cache import locked
-from deserve_models.errors import ModelError, ModelFileError, ModelNotFoundError
+from deserve_models.errors import ModelError, ModelFileError, ModelNotFoundError, ModelUnreachableError
 from deserve_models.files import INDEX_FILE, SINGLE_FILE, ModelFiles, open_directory
 from deserve_models.safetensors_header import MAX_HEADER_BYTES
 
@@ -38,7 +38,7 @@ def open_hub(id: str, revision: str | None, cache: Path, *, endpoint: str | None
 
     Without a network, what an earlier call fetched under the same revision is used. `endpoint` replaces the Hub's
     address. Raises `ModelNotFoundError` for an unknown or gated repository, `ModelFileError` for one without
-    safetensors, `ModelError` for a network that fails.
+    safetensors, `ModelUnreachableError` for a network that fails.
     """
     home = cache / "hub" / id.replace("/", "--")
     reference = home / "refs" / (revision or "main").replace("/", "--")
@@ -168,5 +168,9 @@ def _explained(what: str) -> Iterator[None]:
         raise ModelNotFoundError(f"{what}: gated: accept its terms on the Hub and set HF_TOKEN") from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
         raise ModelNotFoundError(f"{what}: not on the Hub (or private, and HF_TOKEN is not set)") from error
-    except (OSError, errors.HFValidationError, transport) as error:
-        raise ModelError(f"{what}: cannot fetch it: {error}") from error
+    except errors.HFValidationError as error:
+        raise ModelNotFoundError(f"{what}: no id of the Hub: {error}") from error
+    except (ConnectionError, TimeoutError, errors.LocalEntryNotFoundError, transport) as error:
+        raise ModelUnreachableError(f"{what}: cannot fetch it: {error}") from error
+    except OSError as error:
+        raise ModelError(f"{what}: cannot keep it: {error}") from error

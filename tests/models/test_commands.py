@@ -1,4 +1,4 @@
-"""`deserve model` prints results on stdout, reasons on stderr, and exits 0, 1 or 2."""
+"""`deserve model` prints results on stdout, reasons on stderr, and exits 0, 2 or 4."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from deserve_models import commands
 from deserve_models.commands import model
+from deserve_models.errors import ModelUnreachableError
 
 
 def test_path_prints_the_directory_alone(model_directory: Path) -> None:
@@ -48,12 +50,21 @@ def test_inspect_says_why_a_model_is_not_served(model_directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["path", "./nowhere"], 1), (["inspect", "./nowhere"], 1), (["path"], 2), (["x"], 2)]
+    ("arguments", "code"), [(["path", "./nowhere"], 2), (["inspect", "./nowhere"], 2), (["path"], 2), (["x"], 2)]
 )
 def test_failures_go_to_stderr_with_their_exit_code(arguments: list[str], code: int) -> None:
     result = CliRunner().invoke(model, arguments)
     assert (result.exit_code, result.stdout) == (code, "")
-    assert result.stderr
+    assert "Error: " in result.stderr
+
+
+def test_a_hub_that_does_not_answer_is_the_networks_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(id: str, *, revision: str | None) -> None:
+        raise ModelUnreachableError(f"{id}: cannot fetch it: timed out")
+
+    monkeypatch.setattr(commands, "resolve", silent)
+    result = CliRunner().invoke(model, ["path", "somebody/tiny"])
+    assert (result.exit_code, result.stderr) == (4, "Error: somebody/tiny: cannot fetch it: timed out\n")
 
 
 def test_inspection_imports_neither_torch_nor_transformers(model_directory: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deserve_models import ModelError, ModelFileError, ModelFiles, ModelNotFoundError, inspect
+from deserve_models import ModelFileError, ModelFiles, ModelNotFoundError, ModelUnreachableError, inspect
 from deserve_models.hub import open_hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -63,7 +63,7 @@ def test_a_failed_download_goes_on_in_the_next_process(hub: Any, tmp_path: Path)
     files = open_tiny(hub, tmp_path / "cache")
     hub.cut_after["layer-2.safetensors"] = 300
     hub.refuse_from = 1
-    with pytest.raises(ModelError, match=r"somebody/tiny: layer-2\.safetensors: cannot fetch it"):
+    with pytest.raises(ModelUnreachableError, match=r"somebody/tiny: layer-2\.safetensors: cannot fetch it"):
         files.fetch_layers(2, 3, 3)
     assert not (files.directory / "layer-2.safetensors").exists()
     hub.refuse_from = None
@@ -79,7 +79,7 @@ def test_what_was_fetched_serves_without_a_network(hub: Any, tmp_path: Path) -> 
     again = open_tiny(hub, tmp_path / "cache")
     assert again == files
     assert len(again.fetch_layers(0, 3, 3)) == 9
-    with pytest.raises(ModelError, match="somebody/tiny: cannot fetch it"):
+    with pytest.raises(ModelUnreachableError, match="somebody/tiny: cannot fetch it"):
         open_tiny(hub, tmp_path / "another-cache")
 
 
