@@ -43,11 +43,11 @@ def coordinator() -> None:
 def start(**flags: Any) -> None:
     """Serve until interrupted."""
     from deserve_coordinator.config import CoordinatorConfig, parse_ring_size
-    from deserve_coordinator.errors import AddressInUse, ConfigurationError, CoordinatorError
+    from deserve_coordinator.errors import AddressInUse, AlreadyRunning, ConfigurationError, CoordinatorError
     from deserve_coordinator.logs import configure_logs
-    from deserve_models import ModelError
+    from deserve_models import ModelError, ModelUnreachableError
     from deserve_network.control_messages import LinkShape
-    from deserve_network.errors import NetworkError
+    from deserve_network.errors import AddressError, IdentityError, NetworkError
     from deserve_text.errors import TextError
 
     configure_logs(flags["log_level"], as_json=flags["log_json"])
@@ -71,7 +71,17 @@ def start(**flags: Any) -> None:
         raise click.UsageError(str(error)) from error
     try:
         asyncio.run(_serve(config, flags["as_json"]))
-    except (AddressInUse, ConfigurationError, ModelError, TextError) as error:
+    except ModelUnreachableError as error:
+        raise _NoAnswer(str(error)) from error
+    except (
+        ConfigurationError,
+        AddressInUse,
+        AddressError,
+        AlreadyRunning,
+        IdentityError,
+        ModelError,
+        TextError,
+    ) as error:
         raise click.UsageError(str(error)) from error
     except (CoordinatorError, NetworkError) as error:
         raise click.ClickException(str(error)) from error
@@ -148,6 +158,8 @@ async def _fetch(url: str, key: str) -> dict[str, Any]:
             body: dict[str, Any] = await response.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise _NoAnswer(f"{url}: {error or 'no answer'}") from error
+    if response.status == 401:
+        raise click.UsageError(f"{url}: {body['error']['message']}")
     if response.status != 200:
-        raise click.ClickException(f"{url}: {body['error']['message']}")
+        raise click.ClickException(f"{url}: HTTP {response.status}")
     return body

@@ -1,4 +1,4 @@
-"""The commands: usage errors exit 2, a port in use 1, no coordinator there 4, and a clean stop on a signal 0."""
+"""The commands: usage errors and a port in use exit 2, no coordinator there 4, and a clean stop on a signal 0."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_port_in_use_is_an_error_that_names_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, output = start("--data", str(tmp_path), "--http", f"127.0.0.1:{port}")
-    assert code == 1
+    assert code == 2
     assert str(port) in output
 
 
@@ -50,7 +50,7 @@ def test_a_listening_address_in_use_is_an_error_that_names_it(tmp_path: Path) ->
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, output = start("--data", str(tmp_path), "--http", "127.0.0.1:0", "--listen", f"/ip4/127.0.0.1/tcp/{port}")
-    assert code == 1
+    assert code == 2
     assert str(port) in output
 
 
@@ -68,7 +68,7 @@ def test_a_bad_flag_is_a_usage_error_that_names_it(tmp_path: Path, flag: str, va
 @pytest.mark.usefixtures("model")
 def test_a_missing_join_token_file_is_named(tmp_path: Path) -> None:
     code, output = start("--data", str(tmp_path), "--http", "127.0.0.1:0", "--join-token-file", str(tmp_path / "none"))
-    assert code == 1
+    assert code == 2
     assert "none" in output
 
 
