@@ -70,7 +70,7 @@ def start(**flags: Any) -> None:
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
     try:
-        asyncio.run(_serve(config, flags["as_json"]))
+        ended_by = asyncio.run(_serve(config, flags["as_json"]))
     except ModelUnreachableError as error:
         raise _NoAnswer(str(error)) from error
     except (
@@ -85,20 +85,23 @@ def start(**flags: Any) -> None:
         raise click.UsageError(str(error)) from error
     except (CoordinatorError, NetworkError) as error:
         raise click.ClickException(str(error)) from error
+    if ended_by is signal.SIGINT:
+        raise KeyboardInterrupt
 
 
-async def _serve(config: Any, as_json: bool) -> None:
+async def _serve(config: Any, as_json: bool) -> signal.Signals:
+    """Returns the signal that ended it."""
     from deserve_coordinator.errors import CoordinatorError
     from deserve_coordinator.server import load_model, run_coordinator
 
-    stop = asyncio.Event()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     loading = asyncio.create_task(asyncio.to_thread(load_model, config))
-    stopping = asyncio.create_task(stop.wait())
+    stopping = asyncio.create_task(signals.get())
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not loading.done():
-        return
+        return stopping.result()
     async with run_coordinator(config, loading.result()) as running:
         ready = {"base_url": running.base_url, "api_key": running.api_key, "multiaddr": running.multiaddr}
         if as_json:
@@ -110,6 +113,7 @@ async def _serve(config: Any, as_json: bool) -> None:
         if running.parts.done():
             log.critical("a background task failed", exc_info=running.parts.exception())
             raise CoordinatorError("a background task failed; the log has the reason") from running.parts.exception()
+    return stopping.result()
 
 
 @coordinator.command()

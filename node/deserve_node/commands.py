@@ -69,7 +69,7 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
         kept = "" if created else "  (kept as it is)"
         click.echo(f"peer id  {identity.peer_id}\nconfig   {config}{kept}")
     if coordinator and not created:
-        click.echo(f"deserve node: --coordinator was not written: {config} exists", err=True)
+        click.echo(f"Warning: --coordinator was not written: {config} exists", err=True)
 
 
 @node.command()
@@ -108,7 +108,7 @@ def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose
     try:
         asyncio.run(run_node(settings, announce=_announcer(as_json)))
     except (NodeError, NetworkError) as error:
-        click.echo(f"deserve node: {error}", err=True)
+        click.echo(f"Error: {error}", err=True)
         code = 2 if _is_usage(error) else 1
     except KeyboardInterrupt:
         code = 130
@@ -198,5 +198,5 @@ def _is_usage(error: Exception) -> bool:
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
-    click.echo(f"deserve node: {message}", err=True)
+    click.echo(f"Error: {message}", err=True)
     sys.exit(code)

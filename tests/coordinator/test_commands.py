@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from deserve_client.main import main
 from deserve_coordinator import server
 from deserve_coordinator.commands import coordinator
 from deserve_coordinator.config import CoordinatorConfig, parse_ring_size, split_address
@@ -34,6 +38,24 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def start(*flags: str) -> tuple[int, str]:
     result = CliRunner().invoke(coordinator, ["start", "--model", "demo", *flags])
     return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.usefixtures("model")
+def test_an_interrupt_and_a_stop_end_with_different_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    @asynccontextmanager
+    async def run_until_signalled(*_: object) -> AsyncIterator[server.Running]:
+        parts = asyncio.create_task(asyncio.Event().wait())
+        signal.raise_signal(number)
+        yield server.Running("http://127.0.0.1:0/v1", "key", "/ip4/127.0.0.1", parts)
+        parts.cancel()
+
+    monkeypatch.setattr(server, "run_coordinator", run_until_signalled)
+    with pytest.raises(SystemExit) as ended:
+        main(["coordinator", "start", "--model", "demo", "--data", str(tmp_path)])
+    assert ended.value.code == code
 
 
 @pytest.mark.usefixtures("model")

@@ -93,7 +93,7 @@ def test_init_where_nothing_can_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     done = run("init", "--data", tmp_path / "file" / "below")
     assert done.exit_code == 1
-    assert "deserve node:" in done.stderr
+    assert "Error:" in done.stderr
 
 
 @pytest.mark.parametrize(
