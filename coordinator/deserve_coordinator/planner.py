@@ -6,8 +6,10 @@ holds the embedding and the last one the output head, `edge_bytes` each; a ring 
 
 Speed rule: the slowest stage sets the pace of a ring, so the cut minimises the largest stage time. The output head is
 a matrix product over the vocabulary; its time is taken as that of `edge_bytes / layer_bytes` layers. Giving one layer
-at a time to the stage that would then be fastest is optimal here, because stage times only grow. A node's time was
-measured once, on a machine that may have been busy: one within 25 % of the fastest counts as equally fast.
+at a time to the stage that would then be fastest is optimal here, because stage times only grow. Of stages that would
+be equally fast, those between the ends come first, because the head also schedules and the tail samples. A node's time
+was measured once, on a machine that may have been busy: one within 25 % of the fastest counts as equally fast, and so do
+nodes of one speed class, which share a machine and have disturbed each other's measurement.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ class Capacity:
     layer_bytes: int
     edge_bytes: int
     kv_bytes_per_token_layer: int
+    speed_class: str = ""
+    """Nodes of one class are equally fast whatever each has measured; "" is a class of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,13 @@ def arrange(nodes: Sequence[Capacity]) -> list[int]:
 
 
 def paces(nodes: Sequence[Capacity]) -> list[float]:
-    """Seconds a layer takes on each node, small differences levelled."""
-    fastest = min(node.layer_time_s for node in nodes)
-    return [fastest if node.layer_time_s < fastest * _SAME_PACE else node.layer_time_s for node in nodes]
+    """Seconds a layer takes on each node, differences within a class and small ones levelled."""
+    best: dict[str, float] = {}
+    for node in nodes:
+        best[node.speed_class] = min(best.get(node.speed_class, node.layer_time_s), node.layer_time_s)
+    times = [best[node.speed_class] if node.speed_class else node.layer_time_s for node in nodes]
+    fastest = min(times)
+    return [fastest if time < fastest * _SAME_PACE else time for time in times]
 
 
 def cut(nodes: Sequence[Capacity], shape: ModelShape) -> list[tuple[int, int]]:
@@ -88,12 +96,13 @@ def cut(nodes: Sequence[Capacity], shape: ModelShape) -> list[tuple[int, int]]:
     head_time_s = pace[-1] * nodes[-1].edge_bytes / nodes[-1].layer_bytes
     layers = [1] * count
 
-    def time_with_one_more(i: int) -> float:
-        return (layers[i] + 1) * pace[i] + (head_time_s if i == count - 1 else 0.0)
+    def cost_of_one_more(i: int) -> tuple[float, int]:
+        time_s = (layers[i] + 1) * pace[i] + (head_time_s if i == count - 1 else 0.0)
+        return time_s, _edges(i, count)
 
     for _ in range(shape.num_layers - count):
         open_stages = [i for i in range(count) if layers[i] < limits[i]]
-        layers[min(open_stages, key=time_with_one_more)] += 1
+        layers[min(open_stages, key=cost_of_one_more)] += 1
     ranges, first = [], 0
     for number in layers:
         ranges.append((first, first + number))

@@ -71,6 +71,12 @@ def test_equal_nodes_get_equal_parts_but_for_the_output_head() -> None:
     assert cut([node(edge=200)] * 2, SHAPE) == [(0, 5), (5, 8)]
 
 
+def test_of_equally_good_cuts_the_tail_gets_least_and_then_the_head() -> None:
+    assert cut([node(edge=145)] * 4, SHAPE) == [(0, 2), (2, 5), (5, 7), (7, 8)]
+    assert cut([node(edge=0)] * 3, SHAPE) == [(0, 3), (3, 6), (6, 8)]
+    assert cut([node(edge=100)] * 2, SHAPE) == [(0, 5), (5, 8)]
+
+
 def test_a_faster_node_gets_more_layers() -> None:
     assert cut([node(time=1.0, edge=0), node(time=3.0, edge=0)], SHAPE) == [(0, 6), (6, 8)]
 
@@ -103,3 +109,10 @@ def test_a_node_that_cannot_hold_a_layer_is_known() -> None:
     assert holds_a_layer(node(230), SHAPE, None)
     assert not holds_a_layer(node(230), SHAPE, 2)
     assert holds_a_layer(node(280), SHAPE, 2)
+
+
+def test_nodes_of_one_machine_are_equally_fast_whatever_they_measured() -> None:
+    noisy = [Capacity(10_000, time, 100, 0, 1, "one machine") for time in (0.9, 0.1, 0.4, 0.2)]
+    assert paces(noisy) == [0.1] * 4
+    apart = [Capacity(10_000, time, 100, 0, 1) for time in (0.9, 0.1)]
+    assert paces(apart) == [0.9, 0.1]
