@@ -155,7 +155,7 @@ async def run_coordinator(
         )
         jobs = Jobs(store, blobs, model.check, clock=clock, on_work=leases.wake, forget=leases.forget)
 
-        host = await Host.start(load_or_create_identity(config.data / "identity"), config.listen)
+        host = await Host.start(load_or_create_identity(config.data / "identity.key"), config.listen)
         stack.push_async_callback(host.close)
 
         async def talk(stream: Stream) -> None:
