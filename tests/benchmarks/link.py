@@ -31,7 +31,7 @@ Receive = Callable[[int], Awaitable[object]]
 
 def step(number: int) -> Step:
     chunks = tuple(Chunk(sequence, 100, 1, 1) for sequence in range(64))
-    return Step("ring", 1, number, 0, (), chunks, "none", "float32", 64, 512)
+    return Step("ring", 1, number, 0, (), chunks, "raw", "float32", 64, 512)
 
 
 async def measure(send: Send, receive: Receive) -> tuple[float, float]:
