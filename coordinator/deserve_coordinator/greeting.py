@@ -42,6 +42,7 @@ def check_offer(message: object, hello: Hello, digest: str) -> Capacity:
     return Capacity(
         memory_bytes=hello.memory_bytes,
         layer_time_s=message.layer_time_s,
+        speed_class=message.speed_class,
         layer_bytes=message.layer_bytes,
         edge_bytes=message.edge_bytes,
         kv_bytes_per_token_layer=message.kv_bytes_per_token_layer,

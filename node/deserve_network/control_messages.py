@@ -74,6 +74,9 @@ class Offer:
     digest: Annotated[str, Max(64)]
     layer_time_s: float
     """One decoder layer over 64 decode tokens, the best of a few."""
+    speed_class: Annotated[str, Max(64)]
+    """Equal for nodes that must be equally fast, processes of one machine with the same device and as many threads:
+    they may have measured each other's noise, so the best of their times holds for all. Empty: like no other."""
     layer_bytes: int
     edge_bytes: int
     """Embedding, or output head with norm, whichever is larger; 0 counted once where they are tied."""

@@ -13,7 +13,7 @@ from deserve_network.control_messages import PROTOCOL_VERSION, Hello, ModelRef, 
 from deserve_network.errors import ChannelClosed
 from deserve_node.background import BackgroundThread
 from deserve_node.errors import NodeError
-from deserve_node.measure import measure_layer_time
+from deserve_node.measure import measure_layer_time, speed_class
 from deserve_node.settings import NodeSettings
 from deserve_node.tensors import DTYPES
 
@@ -93,6 +93,7 @@ class Introduction:
         return files, Offer(
             files.digest,
             measure_layer_time(layer_bytes, summary.hidden_size, dtype, self._device),
+            speed_class(self._device),
             layer_bytes,
             summary.edge_bytes,
             summary.kv_bytes_per_token_layer,

@@ -16,7 +16,7 @@ import torch
 from deserve_network.ring_messages import Chunk
 from deserve_node.engine import Engine
 
-__all__ = ["machine_id", "measure_layer_time", "measure_step_time", "total_memory_bytes"]
+__all__ = ["machine_id", "measure_layer_time", "measure_step_time", "speed_class", "total_memory_bytes"]
 
 LEAST_REPEATS = 5
 WINDOW_S = 0.5
@@ -29,6 +29,12 @@ def machine_id() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id")
     text = boot.read_text() if boot.exists() else f"{os.uname()}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def speed_class(device: torch.device) -> str:
+    """Equal for nodes of one machine that compute on the same kind of device with as many threads."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return hashlib.sha256(f"{machine_id()} {kind}".encode()).hexdigest()[:32]
 
 
 def total_memory_bytes(device: torch.device) -> int:

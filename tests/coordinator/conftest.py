@@ -248,7 +248,7 @@ class FakeNode:
 
     @staticmethod
     def offer(digest: str = "digest") -> Offer:
-        return Offer(digest, 0.01, 1 << 20, 0, 64)
+        return Offer(digest, 0.01, "", 1 << 20, 0, 64)
 
     async def live(self, send: Any, receive: Any) -> None:
         """React like a node until the channel ends."""

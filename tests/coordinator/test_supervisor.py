@@ -163,10 +163,10 @@ async def test_a_hello_that_cannot_be_accepted_is_refused_by_field(swarm: Any, c
 @pytest.mark.parametrize(
     ("offer", "field"),
     [
-        (Offer("other", 0.1, 1, 1, 1), "digest"),
-        (Offer("digest", 0.0, 1, 1, 1), "layer_time_s"),
-        (Offer("digest", 0.1, 0, 1, 1), "layer_bytes"),
-        (Offer("digest", 0.1, 1, -1, 1), "edge_bytes"),
+        (Offer("other", 0.1, "", 1, 1, 1), "digest"),
+        (Offer("digest", 0.0, "", 1, 1, 1), "layer_time_s"),
+        (Offer("digest", 0.1, "", 0, 1, 1), "layer_bytes"),
+        (Offer("digest", 0.1, "", 1, -1, 1), "edge_bytes"),
     ],
 )
 async def test_an_offer_that_cannot_be_accepted_is_refused_by_field(swarm: Any, offer: Offer, field: str) -> None:
