@@ -14,7 +14,7 @@ __all__ = ["TestnetConfig", "Wan"]
 Wan = Literal["inline", "netns"]
 
 _MEMORY_SHARE = 0.4
-"""Nodes touch all that they lend, and each process has half a GB of libraries of its own."""
+"""KV memory is taken only as it is written, so this is a bound; each process has half a GB of libraries besides."""
 _MAX_NODE_MEMORY = 8 << 30
 
 
