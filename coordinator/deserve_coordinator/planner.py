@@ -8,8 +8,8 @@ Speed rule: the slowest stage sets the pace of a ring, so the cut minimises the 
 a matrix product over the vocabulary; its time is taken as that of `edge_bytes / layer_bytes` layers. Giving one layer
 at a time to the stage that would then be fastest is optimal here, because stage times only grow. Of stages that would
 be equally fast, those between the ends come first, because the head also schedules and the tail samples. A node's time
-was measured once, on a machine that may have been busy: one within 25 % of the fastest counts as equally fast, and so do
-nodes of one speed class, which share a machine and have disturbed each other's measurement.
+was measured once, on a machine that may have been busy: one within 25 % of the fastest counts as equally fast, and so
+do nodes of one speed class, which share a machine and have disturbed each other's measurement.
 """
 
 from __future__ import annotations
