@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 
 import torch
 
+from deserve_models import ModelError
 from deserve_network.channel import Channel
 from deserve_network.control_messages import (
     CONTROL,
@@ -126,7 +127,7 @@ class Daemon:
         try:
             served = await self._introduction.hold(channel, self.host.peer_id, self.host.addresses)
             # A coordinator that welcomes us anew knows nothing of the ring we are in, but it wants what the ring did.
-            for report in self._orphans.values():
+            for report in tuple(self._orphans.values()):
                 await channel.send(report)
             await self._leave(channel)
             self.connected = True
@@ -217,7 +218,7 @@ class Daemon:
             self.ring_failures += 1
             cause = first_cause(error)
             failure = member.failure(error)
-            expected = isinstance(cause, (NodeError, NetworkError))
+            expected = isinstance(cause, NodeError | NetworkError | ModelError)
             log.log(logging.WARNING, "%s: failed: %s", ring, failure.reason, exc_info=None if expected else error)
             if said_goodbye(cause):
                 await asyncio.sleep(GOODBYE_GRACE_S)

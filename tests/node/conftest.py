@@ -39,7 +39,7 @@ from deserve_node.daemon import Daemon
 from deserve_node.settings import NodeSettings
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
-DEADLINE_S = 60
+DEADLINE_S = 30
 TIMES = LinkTimes(connect_s=4, reconnect_s=1, heartbeat_s=0.05, silence_s=2, flush_s=0.2)
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -120,12 +121,12 @@ def test_a_port_in_use_ends_the_start_at_once_naming_it(flag, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         where = f"127.0.0.1:{port}" if flag == "--http" else f"/ip4/127.0.0.1/tcp/{port}"
-        started = Process(tmp_path, "--coordinator", NOWHERE, flag, where)
-        started.process.wait(DEADLINE_S)
-        code, _, said = started.end()
-    assert code == 2, said
-    assert str(port) in said
-    assert "Traceback" not in said
+        before = set(threading.enumerate())
+        done = run("start", "--data", tmp_path, "--coordinator", NOWHERE, "--device", "cpu", flag, where)
+    assert done.exit_code == 2, done.output
+    assert str(port) in done.stderr
+    assert set(threading.enumerate()) <= before
+    assert not (tmp_path / "http.address").exists()
 
 
 def test_a_second_node_on_the_same_data_is_refused(tmp_path):
@@ -136,33 +137,27 @@ def test_a_second_node_on_the_same_data_is_refused(tmp_path):
     assert "another node runs" in done.stderr
 
 
-def test_an_unreachable_coordinator_is_said_and_tried_again_until_sigterm(tmp_path):
+def test_a_node_without_coordinator_keeps_trying_and_status_tells_a_killed_one_from_a_running_one(tmp_path):
     started = Process(tmp_path, "--coordinator", NOWHERE)
-    said = started.until_says("trying again")
-    said += started.until_says("trying again")
+    said = started.until_says("trying again") + started.until_says("trying again")
     assert "no session with the coordinator" in said
+    started.end(signal.SIGKILL)
+    stale = run("status", "--data", tmp_path)
+    assert stale.exit_code == 1
+    assert "ended without cleaning up" in stale.stderr
+
+    started = Process(tmp_path, "--coordinator", NOWHERE)
+    started.until_says("trying again")
     asked = run("status", "--data", tmp_path, "--json")
     assert asked.exit_code == 0, asked.stderr
     assert json.loads(asked.stdout)["connected"] is False
+    assert "not connected" in run("status", "--data", tmp_path).stdout
     code, out, said = started.end()
     assert (code, out) == (0, ""), said
     assert "Traceback" not in said
     gone = run("status", "--data", tmp_path)
     assert gone.exit_code == 1
     assert "no node runs" in gone.stderr
-
-
-def test_a_node_that_was_killed_leaves_a_stale_address_and_status_says_so(tmp_path):
-    started = Process(tmp_path, "--coordinator", NOWHERE)
-    started.until_says("trying again")
-    started.end(signal.SIGKILL)
-    asked = run("status", "--data", tmp_path)
-    assert asked.exit_code == 1
-    assert "ended without cleaning up" in asked.stderr
-    restarted = Process(tmp_path, "--coordinator", NOWHERE)
-    restarted.until_says("trying again")
-    assert run("status", "--data", tmp_path).exit_code == 0
-    assert restarted.end()[0] == 0
 
 
 def test_status_of_nothing(tmp_path):
