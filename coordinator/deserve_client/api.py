@@ -7,6 +7,7 @@ downloading to a file, with resume and digest, is in `deserve_client.download`.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -137,7 +138,7 @@ class CoordinatorClient:
     async def pause(self, attempt: int, reason: object) -> None:
         """Wait before the next try after `attempt` (from 1) failed ones; raises `UnreachableError` after the last."""
         if attempt >= ATTEMPTS:
-            raise UnreachableError(f"{self._base_url}: {reason} ({attempt} tries)")
+            raise UnreachableError(f"cannot connect to {self._base_url}: {reason} ({attempt} tries)")
         delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (attempt - 1))
         await self._sleep(delay_s * self._chance.uniform(0.5, 1.0))
 
@@ -151,7 +152,7 @@ class CoordinatorClient:
             async with await self._open(method, path, **options) as response:
                 return await self._read(response)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            raise UnreachableError(f"{self._base_url}: {describe(error)}") from error
+            raise UnreachableError(f"cannot connect to {self._base_url}: {describe(error)}") from error
 
     async def _retried(self, method: str, path: str, **options: Any) -> Json:
         attempt = 0
@@ -197,7 +198,11 @@ async def refusal(response: aiohttp.ClientResponse) -> ClientError:
 
 
 def describe(error: BaseException) -> str:
-    """A failed connection in words; some of aiohttp's and asyncio's errors have none."""
+    """A failed connection in words; aiohttp's are about its own parts, and some errors have none."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        # A host name that is not found has a negative number and words of its own.
+        number = error.errno or 0
+        return (os.strerror(number) if number > 0 else error.strerror or str(error)).lower()
     return str(error) or {"TimeoutError": "timed out"}.get(type(error).__name__, type(error).__name__)
 
 

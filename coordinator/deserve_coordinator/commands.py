@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,12 @@ async def _fetch(url: str, key: str) -> dict[str, Any]:
             session.get(url, headers={"Authorization": f"Bearer {key}"}) as response,
         ):
             body: dict[str, Any] = await response.json(content_type=None)
+    except aiohttp.ClientConnectorError as error:
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+        raise _NoAnswer(f"cannot connect to {url}: {reason.lower()}") from error
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise _NoAnswer(f"{url}: {error or 'no answer'}") from error
+        raise _NoAnswer(f"no answer from {url}: {error or 'timed out'}") from error
     if response.status == 401:
         raise click.UsageError(f"{url}: {body['error']['message']}")
     if response.status != 200:

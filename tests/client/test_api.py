@@ -1,6 +1,7 @@
 """The client against real HTTP: streams, retries what may be retried, and says why it gives up."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -67,8 +68,15 @@ async def test_nobody_there():
             pass
 
         async with CoordinatorClient(settings, sleep=sleep) as client:
-            with pytest.raises(UnreachableError, match=r"127\.0\.0\.1"):
+            with pytest.raises(UnreachableError) as caught:
                 await client.network()
+    assert str(caught.value) == f"cannot connect to {settings.base_url}: connection refused ({ATTEMPTS} tries)"
+
+
+async def test_a_host_that_does_not_exist_is_said_in_words():
+    async with CoordinatorClient(Settings("http://no-such-host.invalid/v1", "k")) as client:
+        with pytest.raises(UnreachableError, match=r"cannot connect to http://no-such-host\.invalid/v1: [a-z]"):
+            await client.upload(Path(__file__))
 
 
 async def test_a_wrong_key_is_an_input_error(coordinator):
