@@ -6,12 +6,15 @@ import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from deserve_testnet.errors import TestnetError
+
 if TYPE_CHECKING:
     import aiohttp
 
 __all__ = ["NetworkView"]
 
-_REQUEST_DEADLINE_S = 10.0
+_REQUEST_DEADLINE_S = 60.0
+"""On a machine with more processes than cores a coordinator can be slow; one that is dead is noticed otherwise."""
 _POLL_S = 0.1
 
 
@@ -37,12 +40,15 @@ class NetworkView:
         await self._session.close()
 
     async def read(self) -> dict[str, Any]:
-        """The object as the coordinator sent it. Raises aiohttp.ClientError."""
+        """The object as the coordinator sent it. Raises aiohttp.ClientError, or TestnetError where it is silent."""
         assert self._session is not None
-        async with self._session.get(self._url) as response:
-            response.raise_for_status()
-            view: dict[str, Any] = await response.json()
-            return view
+        try:
+            async with self._session.get(self._url) as response:
+                response.raise_for_status()
+                view: dict[str, Any] = await response.json()
+                return view
+        except TimeoutError as error:
+            raise TestnetError(f"the coordinator gave no answer in {_REQUEST_DEADLINE_S:.0f} s") from error
 
     async def until_serving(self, rings: int) -> dict[str, Any]:
         """Wait without a deadline until at least `rings` rings serve; the caller sets the deadline."""
