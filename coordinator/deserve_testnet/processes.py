@@ -23,6 +23,7 @@ from deserve_testnet.errors import ProcessDied, TestnetError, UsageError
 __all__ = ["Process", "Processes"]
 
 _TERMINATION_GRACE_S = 5.0
+_NETWORK_EXIT_CODE = 4
 _TAIL_LINES = 15
 _TAIL_BYTES = 8192
 
@@ -71,11 +72,11 @@ class Process:
         return await self._child.wait()
 
     def death(self) -> ProcessDied:
-        """The error that says so. A usage error of the child is one of ours: its flags came from ours."""
+        """The error that says so. Where a child blames its flags or the network, so do we: both are ours too."""
         killed = " (killed: is the machine out of memory? --memory bounds each node)" if self.exit_code == -9 else ""
         error = ProcessDied(f"{self.name} ended with exit code {self.exit_code}{killed}{self.tail()}")
-        if self.exit_code == UsageError.exit_code:
-            error.exit_code = UsageError.exit_code
+        if self.exit_code in (UsageError.exit_code, _NETWORK_EXIT_CODE):
+            error.exit_code = self.exit_code
         return error
 
     def tail(self) -> str:

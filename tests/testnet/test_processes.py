@@ -52,6 +52,15 @@ async def test_an_early_death_shows_the_end_of_the_log(tmp_path):
             await child.first_line(10)
 
 
+@pytest.mark.parametrize(("code", "ours"), [(1, 1), (2, 2), (4, 4), (130, 1)])
+async def test_flags_and_network_that_a_child_refuses_are_ours(tmp_path, code, ours):
+    async with Processes(tmp_path) as processes:
+        child = await processes.spawn("node-1", python(f"raise SystemExit({code})"))
+        with pytest.raises(ProcessDied) as died:
+            await child.first_line(10)
+    assert died.value.exit_code == ours
+
+
 async def test_a_line_that_is_not_json_is_refused(tmp_path):
     async with Processes(tmp_path) as processes:
         child = await processes.spawn("child", python("print('hello')"))
