@@ -110,6 +110,19 @@ def test_logits_that_are_not_finite_end_their_own_row_only(
     assert ring.engine.cache.pages_used == 0
 
 
+def test_a_tokenizer_that_breaks_ends_its_own_row_only(ring: LocalRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = ring.text.encode
+
+    def broken(request: Any) -> tuple[int, ...]:
+        if request.prompt == "break":
+            raise KeyError("unk")
+        return encode(request)
+
+    monkeypatch.setattr(ring.text, "encode", broken)
+    results = ring.serve([completion("fine"), completion("break")])
+    assert [result.status for result in results] == [200, 500]
+
+
 def test_prompt_scoring_gives_transformers_logprobs(tiny_model: Path, ring: LocalRing) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -101,7 +101,6 @@ class Head:
 
     async def add(self, lease: Lease) -> None:
         """Take leased rows. A row that cannot be served is reported at once and disturbs no other."""
-        self._asked = False
         for leased in lease.rows:
             # Templates and tokenizers take milliseconds a row: not on the loop that feeds the ring.
             opened = await asyncio.to_thread(_open_or_error, leased, lease, self._text)
@@ -116,6 +115,8 @@ class Head:
                 self._scheduler.add(opened.row)
                 self.prompt_tokens += len(opened.row.prompt)
                 self._wake.set()
+        # Not before: rows that are not open yet would pass for room, and be asked for twice.
+        self._asked = False
         self._wake.set()
 
     def cancel(self, rows: Iterable[int]) -> None:
@@ -152,8 +153,9 @@ class Head:
             self._desk.want_rows(room)
 
     async def _step(self, plan: StepPlan) -> None:
-        for row in plan.admitted:
-            admit = self._rows[row.key].admit(self._ring, self._epoch)
+        # All before the first send: while one waits for its link, rows of this very step may be cancelled.
+        admits = [self._rows[row.key].admit(self._ring, self._epoch) for row in plan.admitted]
+        for admit in admits:
             if self._links is None:
                 self._compute.engine.admit(admit)
             else:
@@ -236,6 +238,13 @@ def _open_or_error(leased: LeasedRow, lease: Lease, text: TextModel) -> HeadRow 
         return open_row(leased, lease, text)
     except RequestError as error:
         return error_result(leased, lease.lease, lease.fence, error)
+    except Exception as error:
+        # Templates and tokenizers run what a model's author wrote: whatever they raise is this row's failure only.
+        log.exception("row %d cannot be opened", leased.row)
+        reason = f"the row cannot be tokenised: {type(error).__name__}: {error}"
+        return error_result(
+            leased, lease.lease, lease.fence, RequestError("", reason[:1024], "tokenizer_error", status=500)
+        )
 
 
 def _too_large(row: HeadRow) -> RowResult:
