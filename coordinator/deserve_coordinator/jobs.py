@@ -80,7 +80,7 @@ class Jobs:
 
     async def _advance_safely(self, batch: BatchRecord) -> None:
         try:
-            await self.advance(batch)
+            await self.advance(batch.id)
         except Exception:
             self.failures += 1
             log.exception("batch %s cannot advance; trying again at the next poll", batch.id)
@@ -88,8 +88,12 @@ class Jobs:
     def _now(self) -> int:
         return int(self._clock())
 
-    async def advance(self, batch: BatchRecord) -> None:
-        """Do what the status of `batch` asks for, as far as it goes now."""
+    async def advance(self, batch_id: str) -> None:
+        """Do what the status of the batch asks for, as far as it goes now. One call at a time for each batch."""
+        # Read here, not by who calls: an earlier call may have advanced the batch while the caller read it.
+        batch = await self._store.batch(batch_id)
+        if batch is None:
+            return
         if batch.status == "validating":
             await self._validate(batch)
         elif batch.status == "in_progress":

@@ -32,6 +32,23 @@ async def test_a_batch_runs_to_completion_in_input_order(service: Any) -> None:
     assert len({line["id"] for line in lines}) == 23
 
 
+async def test_a_batch_that_moved_on_while_it_was_listed_is_not_validated_again(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, first_seen = service.store.batches_with_status, {}
+
+    async def stale(*statuses: str) -> list[Any]:
+        return [first_seen.setdefault(batch.id, batch) for batch in await listed(*statuses)]
+
+    monkeypatch.setattr(service.store, "batches_with_status", stale)
+    batch = await service.submit(b"".join(service.line(f"r{i}") for i in range(5)))
+    await service.until(batch["id"], "in_progress")
+    service.add_ring()
+    done = await service.until(batch["id"], "completed")
+    assert done["request_counts"] == {"total": 5, "completed": 5, "failed": 0}
+    assert first_seen[batch["id"]].status == "validating"
+
+
 async def test_two_rings_and_two_batches_share_the_work(service: Any) -> None:
     rings = service.add_ring("ring-a/1", 3), service.add_ring("ring-b/1", 3)
     first = await service.submit(b"".join(service.line(f"r{i}") for i in range(60)))

@@ -144,13 +144,22 @@ def test_a_lease_is_bounded_in_bytes_but_never_empty(memory: sqlite3.Connection)
 
 
 def test_a_refused_row_is_finished_when_it_is_inserted(memory: sqlite3.Connection) -> None:
-    begin(memory, "b", 0)
+    batch_queries.create_batch(memory, new_batch())
     row_queries.insert_rows(memory, "b", [NewRow(0, "r", b"{}", Refusal(400, "c", "m", "p"))])
     batch = batch_queries.batch(memory, "b")
     assert batch is not None
     assert batch.failed == 1
     row_queries.remove_rows(memory, "b")
     assert row_queries.outcomes(memory, "b", -1, 10) == []
+
+
+def test_rows_of_a_batch_that_has_begun_are_not_forgotten(memory: sqlite3.Connection) -> None:
+    begin(memory, "b", 2)
+    row_queries.remove_rows(memory, "b")
+    batch = batch_queries.batch(memory, "b")
+    assert batch is not None
+    assert batch.total == 2
+    assert row_queries.lease_rows(memory, "x", {"b": 9}, 1 << 20) is not None
 
 
 def test_migrations_are_numbered_and_run_once(memory: sqlite3.Connection) -> None:

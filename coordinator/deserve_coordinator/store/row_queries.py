@@ -60,7 +60,10 @@ def insert_rows(c: sqlite3.Connection, batch_id: str, rows: Sequence[NewRow]) ->
 
 
 def remove_rows(c: sqlite3.Connection, batch_id: str) -> None:
-    """Forget every row of a batch that has not begun (its validation failed or starts again)."""
+    """Forget every row of a batch that has not begun (its validation failed or starts again); of others, nothing."""
+    validating = c.execute("SELECT 1 FROM batches WHERE id = ? AND status = 'validating'", (batch_id,)).fetchone()
+    if validating is None:
+        return
     c.execute("DELETE FROM results WHERE row IN (SELECT key FROM rows WHERE batch_id = ?)", (batch_id,))
     c.execute("DELETE FROM rows WHERE batch_id = ?", (batch_id,))
     c.execute("UPDATE batches SET total = 0, completed = 0, failed = 0 WHERE id = ?", (batch_id,))
