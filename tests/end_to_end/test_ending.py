@@ -9,7 +9,9 @@ from batch_rows import completion, write_batch
 from command import processes_naming, until
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak), signal.SIGKILL]
+)
 def test_no_process_outlives_the_command(number, start, tiny_model, tmp_path):
     keep = tmp_path / "kept"
     running = start("testnet", "up", "--model", tiny_model, "--nodes", 1, "--memory", "64MiB", "--keep", keep, "--json")
