@@ -1,0 +1,113 @@
+"""The head between its coordinator and its ring: what it asks for, and what a cancelled row leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from deserve_network.control_messages import Lease, LeasedRow
+from deserve_network.ring_messages import Step
+from deserve_node.engine import PoolShape
+from deserve_node.ring.head import Head, HeadLinks
+from deserve_node.ring.kv_budget import KvBudget
+from deserve_node.ring.scheduler import Scheduler
+from deserve_text.tokenizer import TextModel
+
+ROWS = 16
+
+
+class Desk:
+    def __init__(self):
+        self.wishes = asyncio.Queue()
+
+    def want_rows(self, rows):
+        self.wishes.put_nowait(rows)
+
+    def rows_done(self, results):
+        raise AssertionError(f"nothing can be done here: {results}")
+
+
+class Layers:
+    """Stage 0 without a model: hidden states of the right shape."""
+
+    async def step(self, released, chunks, inputs):
+        return SimpleNamespace(hidden=torch.zeros(len(inputs), 4))
+
+
+class Outward:
+    """A link that only sends, one message for each `release` of its gate."""
+
+    def __init__(self, *, gate=None):
+        self.sent = asyncio.Queue()
+        self.gate = gate
+
+    async def send(self, message, payload=()):
+        if self.gate is not None:
+            await self.gate.acquire()
+        self.sent.put_nowait(message)
+
+    async def receive(self):
+        await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def ring(tiny_model):
+    desk, onward, tail = Desk(), Outward(), Outward(gate=asyncio.Semaphore(0))
+    head = Head(
+        "r",
+        1,
+        compute=Layers(),
+        scheduler=Scheduler(
+            KvBudget([PoolShape(0, 0, 4096)]), microbatches=lambda rows: 1, max_rows=ROWS, token_budget=4096
+        ),
+        text=TextModel.load(tiny_model),
+        desk=desk,
+        links=HeadLinks(onward, tail),
+        target_rows=ROWS,
+    )
+    tasks = []
+
+    def start():
+        tasks.append(asyncio.create_task(head.run()))
+        return tasks[0]
+
+    async with asyncio.timeout(30):
+        yield SimpleNamespace(head=head, desk=desk, onward=onward, tail=tail, start=start)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def lease_of(count):
+    body = json.dumps({"model": "tiny", "prompt": "hello", "max_tokens": 8}).encode()
+    return Lease(1, 1, 300.0, tuple(LeasedRow(row, "/v1/completions", body, 0) for row in range(count)))
+
+
+async def test_rows_that_are_still_being_opened_are_not_asked_for_again(ring):
+    ring.start()
+    assert await ring.desk.wishes.get() == ROWS
+    await ring.head.add(lease_of(ROWS))
+    ring.tail.gate.release()
+    await ring.tail.sent.get()
+    assert ring.desk.wishes.empty()
+
+
+async def test_rows_cancelled_while_the_ring_is_told_of_them_are_told_all_the_same(ring):
+    await ring.head.add(lease_of(3))
+    running = ring.start()
+    ring.tail.gate.release()
+    told = [await ring.tail.sent.get()]
+    ring.head.cancel(range(3))
+    ring.tail.gate.release()
+    ring.tail.gate.release()
+    step = asyncio.create_task(ring.onward.sent.get())
+    await asyncio.wait([step, running], return_when=asyncio.FIRST_COMPLETED)
+    assert not running.done(), running.exception()
+    told += [await ring.tail.sent.get() for _ in range(2)]
+    # The tail waits for an Admit of every sequence that a step names, wanted or not.
+    assert isinstance(step.result(), Step)
+    assert [admit.sequence for admit in told] == [chunk.sequence for chunk in step.result().chunks] == [0, 1, 2]
