@@ -130,6 +130,8 @@ class Tail(Stage):
     async def _step(self, step: Step, payload: memoryview) -> None:
         inputs = from_bytes(payload, (step.tokens, step.hidden), DTYPES[step.dtype])
         await self._await_admission({chunk.sequence for chunk in step.chunks})
+        # A row can be preempted or cancelled before its first chunk: nothing of it comes any more.
+        self._expected.difference_update(step.released)
         output = await self._compute.step(step.released, step.chunks, inputs)
         await self._following.send(
             Sampled(self._ring, self._epoch, step.step, step.microbatch, output.drawn, output.scored, output.failed)

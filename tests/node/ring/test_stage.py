@@ -239,6 +239,17 @@ async def test_sequences_that_never_come_do_not_pile_up(tail):
     assert "never came" in str(await outcome(tail.running))
 
 
+async def test_sequences_that_are_released_before_they_come_do_not_pile_up(tail):
+    for number in range(3):
+        *others, last = range(2000 * number, 2000 * (number + 1))
+        for sequence in (*others, last):
+            tail.head.put(admit_of(sequence))
+        step = step_of(Chunk(last, 0, 3, 1), number=number, released=tuple(others))
+        tail.previous.put(step, bytes(to_bytes(states_of(step))))
+        async with asyncio.timeout(20):
+            assert (await tail.head.sent.get())[0].drawn
+
+
 async def test_a_tail_in_another_host_draws_what_one_process_would(compute_of):
     """Real links between two hosts: the head's half is played here, with layers [0, 6) computed at hand."""
     times = LinkTimes(connect_s=10, reconnect_s=2)
