@@ -34,6 +34,7 @@ name = {name}
 # listen = "/ip4/0.0.0.0/tcp/4001"      # default: a free port
 # announce = "/ip4/203.0.113.7/tcp/4001"  # what others dial, behind a port forwarding
 # http = "127.0.0.1:9464"               # /healthz, /metrics, /status
+# join_token_file = "join_token"        # mode 0600, where the coordinator asks for a token
 """
 
 
@@ -82,7 +83,7 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option("--http", help="HOST:PORT of /healthz, /metrics and /status.  [default: 127.0.0.1:0]")
 @click.option("--name", help="How this node is shown to others.  [default: the host name]")
-@click.option("--join-token", help="Token of a coordinator that asks for one.")
+@click.option("--join-token-file", help="File with the token of a coordinator that asks for one, mode 0600.")
 @click.option("--model-path", multiple=True, metavar="ID=DIR", help="Where the model that the coordinator calls ID is.")
 @click.option("--max-rows", type=click.IntRange(16, 4096), help="Rows in flight, as head of a ring.  [default: 256]")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")

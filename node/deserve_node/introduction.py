@@ -14,7 +14,7 @@ from deserve_network.errors import ChannelClosed
 from deserve_node.background import BackgroundThread
 from deserve_node.errors import NodeError
 from deserve_node.measure import measure_layer_time, speed_class
-from deserve_node.settings import NodeSettings
+from deserve_node.settings import NodeSettings, read_join_token
 from deserve_node.tensors import DTYPES
 
 __all__ = ["HELLO_DEADLINE_S", "Introduction", "RefusedError", "Served", "heed_refusal"]
@@ -59,9 +59,8 @@ class Introduction:
         """Greet, and offer what was measured. Raises `RefusedError`, and `ChannelClosed` where later may be better."""
         settings = self._settings
         addresses = (f"{settings.announce}/p2p/{peer_id}",) if settings.announce else listening[:16]
-        hello = Hello(
-            PROTOCOL_VERSION, settings.name, addresses, self._memory_bytes, str(self._device), settings.join_token
-        )
+        token = read_join_token(settings.join_token_file)
+        hello = Hello(PROTOCOL_VERSION, settings.name, addresses, self._memory_bytes, str(self._device), token)
         try:
             async with asyncio.timeout(self._hello_deadline_s):
                 await channel.send(hello)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import stat
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,10 +13,11 @@ from typing import Any
 
 from deserve_node.errors import NodeError
 
-__all__ = ["NodeSettings", "SettingsError", "load_settings", "parse_bytes", "parse_host_port"]
+__all__ = ["NodeSettings", "SettingsError", "load_settings", "parse_bytes", "parse_host_port", "read_join_token"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _MOST_BYTES = 2**60
+_LONGEST_TOKEN = 256
 
 
 class SettingsError(NodeError):
@@ -35,7 +38,8 @@ class NodeSettings:
     device: str = "auto"
     http: str = "127.0.0.1:0"
     name: str = ""
-    join_token: str = ""
+    join_token_file: str = ""
+    """Holds the token of a coordinator that asks for one; readable by its owner only."""
     model_paths: tuple[str, ...] = ()
     """ID=DIRECTORY pairs: where this machine keeps a model that the coordinator names by another path."""
     max_rows: int = 256
@@ -63,6 +67,25 @@ def parse_host_port(text: str, name: str) -> tuple[str, int]:
     return match[1].strip("[]"), int(match[2])
 
 
+def read_join_token(path: str) -> str:
+    """The token in a file of one line, "" for no file. Raises `SettingsError` where others can read it, too."""
+    if not path:
+        return ""
+    try:
+        with open(path, encoding="ascii") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            token = stream.read(_LONGEST_TOKEN + 2).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"join_token_file: {path}: {error}") from error
+    if os.name == "posix" and mode & 0o077:
+        raise SettingsError(
+            f"join_token_file: {path}: mode {mode:04o} lets others read the token; run: chmod 600 {path}"
+        )
+    if not 1 <= len(token) <= _LONGEST_TOKEN or not token.isprintable():
+        raise SettingsError(f"join_token_file: {path}: expected one line of 1 to {_LONGEST_TOKEN} printable characters")
+    return token
+
+
 def load_settings(data: Path, flags: dict[str, Any]) -> NodeSettings:
     """Settings from `data`/node.toml under `flags` (None: not given). Raises `SettingsError`."""
     file = data / "node.toml"
@@ -86,6 +109,8 @@ def _from_file(file: Path) -> dict[str, Any]:
         values["memory_bytes"] = parse_bytes(str(values.pop("memory")), f"{file}: memory")
     if isinstance(paths := values.get("model_paths"), list) and all(type(path) is str for path in paths):
         values["model_paths"] = tuple(paths)
+    if isinstance(token_file := values.get("join_token_file"), str) and token_file:
+        values["join_token_file"] = str(file.parent / Path(token_file).expanduser())
     known = {f.name: f for f in fields(NodeSettings)}
     for key, value in values.items():
         if key not in known or key == "data":
@@ -104,7 +129,7 @@ def _check(settings: NodeSettings) -> None:
     ):
         if not least <= getattr(settings, key) <= most:
             raise SettingsError(f"{key}: must be from {least} to {most}")
-    for key, shortest, longest in (("name", 1, 64), ("join_token", 0, 256), ("announce", 0, 512)):
+    for key, shortest, longest in (("name", 1, 64), ("announce", 0, 512)):
         if not shortest <= len(getattr(settings, key)) <= longest:
             raise SettingsError(f"{key}: must have {shortest} to {longest} characters")
     if not settings.name.isprintable():
@@ -121,3 +146,4 @@ def _check(settings: NodeSettings) -> None:
         if not all(pair.partition("=")):
             raise SettingsError(f"model_paths: {pair!r} is not ID=DIRECTORY")
     parse_host_port(settings.http, "http")
+    read_join_token(settings.join_token_file)

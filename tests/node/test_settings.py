@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deserve_node.settings import SettingsError, load_settings, parse_bytes, parse_host_port
+from deserve_node.settings import SettingsError, load_settings, parse_bytes, parse_host_port, read_join_token
 
 COORDINATOR = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWXyz"
 
@@ -63,7 +63,7 @@ def test_no_addresses_are_named(text):
         ("name", ""),
         ("name", "x" * 65),
         ("name", "tab\there"),
-        ("join_token", "x" * 257),
+        ("join_token_file", "/no/such/file"),
         ("model_paths", ("demo",)),
         ("model_paths", ("=dir",)),
     ],
@@ -122,3 +122,19 @@ def test_flags_win_over_the_file_which_wins_over_defaults(tmp_path):
 def test_no_coordinator_says_where_to_write_it(tmp_path):
     with pytest.raises(SettingsError, match=r"coordinator: none given.*node\.toml"):
         load_settings(tmp_path, {})
+
+
+def test_the_join_token_comes_from_a_file_of_its_owner(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("open sesame\n")
+    file.chmod(0o640)
+    with pytest.raises(SettingsError, match=f"^join_token_file: {file}: mode 0640 lets others read .*chmod 600 {file}"):
+        load(tmp_path, join_token_file=str(file))
+    file.chmod(0o600)
+    assert read_join_token(load(tmp_path, join_token_file=str(file)).join_token_file) == "open sesame"
+    (tmp_path / "node.toml").write_text('join_token_file = "token"')
+    assert load(tmp_path).join_token_file == str(file)
+    for text in ("", "\n", "x" * 257, "two\nlines"):
+        file.write_text(text)
+        with pytest.raises(SettingsError, match="1 to 256 printable"):
+            load(tmp_path)
