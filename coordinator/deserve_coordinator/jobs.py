@@ -142,7 +142,8 @@ class Jobs:
     async def _validate(self, batch: BatchRecord) -> None:
         await self._store.remove_rows(batch.id)  # what an interrupted validation left
         try:
-            file = await asyncio.to_thread(self._blobs.path(batch.input_file_id).open, "rb")
+            # Not in a thread: one that is cancelled would open the file for nobody to close.
+            file = self._blobs.path(batch.input_file_id).open("rb")
         except FileNotFoundError:
             await self._fail(
                 batch,
