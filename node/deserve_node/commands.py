@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -107,11 +108,13 @@ def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose
 
     code = 0
     try:
-        asyncio.run(run_node(settings, announce=_announcer(as_json)))
+        if asyncio.run(run_node(settings, announce=_announcer(as_json))) is signal.SIGINT:
+            raise KeyboardInterrupt
     except (NodeError, NetworkError) as error:
         click.echo(f"Error: {error}", err=True)
-        code = 2 if _is_usage(error) else 1
+        code = 2 if _is_usage(error) else 4 if isinstance(error, NetworkError) else 1
     except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
         code = 130
     exit_process(code)
 
@@ -189,13 +192,13 @@ def _configure_logging(as_json: bool, verbose: bool) -> None:
 
 def _is_usage(error: Exception) -> bool:
     """A refusal by the coordinator, an address in use and the like are about what the operator asked for."""
-    from deserve_network.errors import AddressError
+    from deserve_network.errors import AddressError, IdentityError
     from deserve_node.daemon import RefusedError
     from deserve_node.data_lock import DataError
     from deserve_node.http import HttpError
     from deserve_node.settings import SettingsError
 
-    return isinstance(error, AddressError | DataError | HttpError | RefusedError | SettingsError)
+    return isinstance(error, AddressError | IdentityError | DataError | HttpError | RefusedError | SettingsError)
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

@@ -27,26 +27,28 @@ Measured on a ring of four on two cores: 15 % less processor time a token."""
 Announce = Callable[[str, str, tuple[str, ...], str], None]
 
 
-async def run_node(settings: NodeSettings, *, announce: Announce) -> None:
-    """Run until SIGINT or SIGTERM. `announce(name, peer_id, addresses, http)` is called once it is registered.
+async def run_node(settings: NodeSettings, *, announce: Announce) -> signal.Signals | None:
+    """Run until SIGINT or SIGTERM, and return which. `announce(name, peer_id, addresses, http)` is called once it is
+    registered.
 
     Raises `NodeError` or `NetworkError` where the node cannot run.
     """
     running = asyncio.create_task(_run(settings, announce))
-    told_to_end = False
+    told_by: signal.Signals | None = None
 
-    def end() -> None:
-        nonlocal told_to_end
-        told_to_end = True
+    def end(number: signal.Signals) -> None:
+        nonlocal told_by
+        told_by = number
         running.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, end)
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
     try:
         await running
     except asyncio.CancelledError:
-        if not told_to_end:
+        if told_by is None:
             raise
+    return told_by
 
 
 async def _run(settings: NodeSettings, announce: Announce) -> None:

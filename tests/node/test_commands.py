@@ -18,7 +18,10 @@ import pytest
 from click.testing import CliRunner
 
 from deserve_network.control_messages import StageReady, Stats
+from deserve_network.errors import AddressError, DialError
+from deserve_node import background, start
 from deserve_node.commands import node
+from deserve_node.errors import NodeError
 
 NOWHERE = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWF4SHn4XFVvsH3TXTVYKqfjCYgAEUYRyAvkJVkY1LXLoH"
 DEADLINE_S = 60
@@ -186,3 +189,27 @@ async def test_a_registered_node_prints_its_line_serves_and_ends_in_the_middle_o
     assert (code, out) == (0, ""), said
     assert "Traceback" not in said
     assert not any(isinstance(message, StageReady) for message in session.heard)
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (signal.SIGTERM, 0),
+        (signal.SIGINT, 130),
+        (NodeError("broken"), 1),
+        (AddressError("no address"), 2),
+        (DialError("no answer"), 4),
+    ],
+)
+def test_how_a_node_ended_is_in_its_exit_code(end, code, monkeypatch, tmp_path):
+    async def run_node(settings, *, announce):
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    monkeypatch.setattr(start, "run_node", run_node)
+    monkeypatch.setattr(background, "exit_process", sys.exit)
+    done = run("start", "--data", tmp_path, "--coordinator", NOWHERE)
+    assert done.exit_code == code
+    assert done.stdout == ""
+    assert done.stderr == {0: "", 130: "interrupted\n"}.get(code, f"Error: {end}\n")
