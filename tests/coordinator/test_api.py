@@ -143,7 +143,8 @@ async def test_pages_of_batches(service: Any) -> None:
         after, more = body["last_id"], body["has_more"]
     assert seen == ids[::-1]
     assert (await service.client.get("/v1/batches", params={"after": "batch_x"})).status == 404
-    assert (await service.client.get("/v1/batches", params={"limit": "0"})).status == 400
+    for limit in ("0", "101", "-1", "00000000100000", "9" * 5000):
+        assert (await service.client.get("/v1/batches", params={"limit": limit})).status == 400
 
 
 async def test_files_can_be_listed_read_and_deleted(service: Any) -> None:

@@ -15,7 +15,7 @@ __all__ = ["json_object", "page"]
 def page(request: web.Request, *, default: int, most: int) -> tuple[str | None, int]:
     """`after` and `limit` of a list request."""
     text = request.query.get("limit", str(default))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= most:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= most:
         raise Problem(400, f"limit must be a number from 1 to {most}", param="limit", code="invalid_value")
     return request.query.get("after"), int(text)
 
