@@ -49,6 +49,7 @@ class Links:
         protocol: str = RING_PROTOCOL,
         window: Window | None = None,
         times: LinkTimes | None = None,
+        handshake_s: float = HANDSHAKE_S,
         unknown_name_s: float = UNKNOWN_NAME_S,
     ) -> None:
         self._host = host
@@ -56,6 +57,7 @@ class Links:
         self._protocol = protocol
         self._window = window or Window()
         self._times = times or LinkTimes()
+        self._handshake_s = handshake_s
         self._unknown_name_s = unknown_name_s
         self._links: set[Link] = set()
         self._accepting: dict[str, _Expected] = {}
@@ -141,7 +143,7 @@ class Links:
     async def _open(
         self, link: Link, addresses: Sequence[str], shape: LinkShape, remaining_s: float
     ) -> tuple[Stream, Opened]:
-        timeout_s = min(HANDSHAKE_S, remaining_s)
+        timeout_s = min(self._handshake_s, remaining_s)
         stream = await self._host.open_stream(addresses, self._protocol, timeout_s=timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
@@ -184,8 +186,11 @@ class Links:
     # The acceptor's half.
 
     async def _incoming(self, stream: Stream) -> None:
-        async with asyncio.timeout(HANDSHAKE_S):
-            request = await _read(stream)
+        try:
+            async with asyncio.timeout(self._handshake_s):
+                request = await _read(stream)
+        except TimeoutError:
+            raise ProtocolError(f"no handshake within {self._handshake_s:g} s") from None
         if not isinstance(request, Open):
             raise ProtocolError(f"{type(request).__name__} instead of Open")
         expected = await self._expected(request.name, stream.peer_id)

@@ -242,6 +242,17 @@ async def test_a_stranger_without_a_handshake_is_dropped(hosts: tuple[Host, Host
     await links.close()
 
 
+async def test_a_stranger_who_stops_in_the_middle_of_a_handshake_is_dropped(hosts: tuple[Host, Host]) -> None:
+    here, there = hosts
+    links = Links(there, handshake_s=0.1)
+    stream = await here.open_stream(there.addresses, RING_PROTOCOL)
+    await stream.write([b"DS"])
+    with pytest.raises(StreamClosed):
+        await asyncio.wait_for(stream.read_exactly(1), 5)
+    assert there.handler_failures == 0
+    await links.close()
+
+
 async def test_a_neighbour_that_breaks_the_protocol_ends_the_link(link_up: LinkUp) -> None:
     near, far = await link_up()
     assert near._session is not None
