@@ -9,7 +9,8 @@ NetworkError
 |-- ProtocolError     a peer sent bytes outside the protocol
 |   `-- SchemaError   bytes or a value do not form the message they claim to be
 |-- LinkRefused       the two ends of a link do not agree on what they are building
-`-- LinkLost          a link was not restored within its reconnect deadline
+|-- LinkLost          a link is over: not restored within its reconnect deadline, or closed
+`-- ClosedByPeer      the other end closed a link in order; what `LinkLost` then comes from
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 __all__ = [
     "AddressError",
     "ChannelClosed",
+    "ClosedByPeer",
     "DialError",
     "IdentityError",
     "LinkLost",
@@ -66,3 +68,7 @@ class LinkRefused(NetworkError):
 
 class LinkLost(NetworkError):
     """The link is gone for good; frames that were not acknowledged may or may not have arrived."""
+
+
+class ClosedByPeer(NetworkError):
+    """The peer said that it is done with the link."""

@@ -18,10 +18,10 @@ from typing import Any
 
 from deserve_network.control_messages import LinkShape
 from deserve_network.emulation import Line
-from deserve_network.errors import LinkLost, LinkRefused, NetworkError, ProtocolError
+from deserve_network.errors import ClosedByPeer, LinkLost, LinkRefused, NetworkError, ProtocolError
 from deserve_network.framing import Kind, Limits, byte_views
 from deserve_network.link_messages import NONCE_BYTES, Open, Opened
-from deserve_network.link_session import ClosedByPeer, LinkTimes, Session
+from deserve_network.link_session import LinkTimes, Session
 from deserve_network.link_state import LinkState, Window
 from deserve_network.schema import Table
 from deserve_network.stream import Buffer, Stream
@@ -217,9 +217,7 @@ class Link:
                 stream, answer = await self._connect(self, deadline)
                 try:
                     await self._live(stream, answer)
-                except ClosedByPeer:
-                    raise
-                except (ProtocolError, LinkRefused):
+                except (ClosedByPeer, ProtocolError, LinkRefused):
                     raise
                 except NetworkError:
                     if self._over:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deserve_network.emulation import Line
-from deserve_network.errors import NetworkError, ProtocolError, StreamClosed
+from deserve_network.errors import ClosedByPeer, NetworkError, ProtocolError, StreamClosed
 from deserve_network.framing import Kind, Limits, Preamble, read_frame
 from deserve_network.outlet import Outlet
 from deserve_network.stream import Buffer, Stream
@@ -53,10 +53,6 @@ class Owner(Protocol):
     def on_data(self, sequence: int, header: bytes, payload: bytes) -> None: ...
 
     def on_rtt(self, seconds: float) -> None: ...
-
-
-class ClosedByPeer(NetworkError):
-    """The peer said that it is done. Internal to the package."""
 
 
 class Session:

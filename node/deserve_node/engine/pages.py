@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deserve_node.errors import NodeError
+
 __all__ = ["PAGE_TOKENS", "OutOfPagesError", "PagePool", "PoolShape", "first_visible", "live_pages"]
 
 PAGE_TOKENS = 16
 """Tokens a page holds. Long enough for whole vector loads, short enough that the last page wastes little."""
 
 
-class OutOfPagesError(RuntimeError):
+class OutOfPagesError(NodeError):
     """A pool was asked for more pages than it has: the head's accounting and ours disagree."""
 
 

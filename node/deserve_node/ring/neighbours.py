@@ -10,9 +10,8 @@ import asyncio
 from collections.abc import Coroutine
 
 from deserve_network.control_messages import Assign, StagePlace
-from deserve_network.errors import LinkLost, NetworkError
+from deserve_network.errors import ClosedByPeer, LinkLost, NetworkError
 from deserve_network.link import Link
-from deserve_network.link_session import ClosedByPeer
 from deserve_network.links import Links
 from deserve_node.errors import NodeError
 
