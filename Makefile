@@ -21,7 +21,7 @@ test: setup  ## every check that CI runs
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q
 
-soak: setup  ## the long runs: every architecture, all of HumanEval, repairs
+soak: setup  ## the long runs: every architecture, all of HumanEval, idle links
 	$(BIN)/pytest -q -m soak --timeout 3600
 
 bench: setup  ## tokens/s of the ring against one process and transformers

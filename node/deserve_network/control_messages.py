@@ -27,13 +27,13 @@ Addresses = Annotated[tuple[str, ...], Max(16)]
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """The model of a swarm. Equal digests mean equal tensors and tokenizer files."""
+    """The model of a swarm. Equal digests mean equal architecture and tensor layout; weights are not compared."""
 
     id: str
     """What the operator asked for: "demo", a directory, a GGUF file or a Hub id."""
     revision: str
     digest: Annotated[str, Max(64)]
-    """SHA-256 over config.json and the tensor index (see `deserve_node.model.source`)."""
+    """SHA-256 over config.json and the tensor index (see `deserve_models.files`)."""
     dtype: Annotated[str, Max(16)]
 
 
