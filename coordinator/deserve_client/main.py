@@ -94,7 +94,7 @@ def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -
 def deserve() -> None:
     """Offline batch inference over a network of volunteers' GPUs.
 
-    Exit codes: 0 ok, 1 failed, 2 usage, 3 some rows failed, 4 network, 130 interrupted.
+    Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 some rows failed, 4 network, 130 interrupted.
     """
 
 

@@ -119,20 +119,21 @@ async def _serve(config: Any, as_json: bool) -> signal.Signals:
 
 @coordinator.command()
 @click.option("--url", envvar="DESERVE_BASE_URL", default="http://127.0.0.1:8700/v1", show_default=True)
-@click.option("--api-key", envvar="DESERVE_API_KEY", help="Or --data, to read the key that start made.")
-@click.option("--data", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="Default: DESERVE_API_KEY, or DATA/api_key.")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Where `start` keeps its state.")
 @click.option("--json", "as_json", is_flag=True)
-def status(url: str, api_key: str | None, data: Path | None, as_json: bool) -> None:
+def status(url: str, api_key_file: Path | None, data: Path | None, as_json: bool) -> None:
     """Show nodes and rings."""
     from deserve_coordinator.api.auth import read_secret
     from deserve_coordinator.errors import ConfigurationError
 
+    file = api_key_file or (data / "api_key" if data else None)
     try:
-        key = api_key or (read_secret(data / "api_key") if data else None)
+        key = read_secret(file) if file else os.environ.get("DESERVE_API_KEY")
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
-    if key is None:
-        raise click.UsageError("give --api-key, DESERVE_API_KEY or --data")
+    if not key:
+        raise click.UsageError("give --api-key-file, --data or DESERVE_API_KEY")
     network = asyncio.run(_fetch(f"{url.rstrip('/')}/network", key))
     if as_json:
         click.echo(json.dumps(network))

@@ -97,7 +97,9 @@ def test_a_missing_join_token_file_is_named(tmp_path: Path) -> None:
 def test_status_without_a_coordinator_says_so_with_exit_code_4() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    result = CliRunner().invoke(coordinator, ["status", "--url", f"http://127.0.0.1:{port}/v1", "--api-key", "k"])
+    result = CliRunner().invoke(
+        coordinator, ["status", "--url", f"http://127.0.0.1:{port}/v1"], env={"DESERVE_API_KEY": "k"}
+    )
     assert result.exit_code == 4
     assert f"cannot connect to http://127.0.0.1:{port}/v1/network: connection refused" in result.output
 
