@@ -35,9 +35,9 @@ def test_processes_that_start_together_share_one_build(tmp_path):
     command = [sys.executable, "-m", "deserve_kernels.build"]
     environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/local/bin:/usr/bin:/bin"}
     roots = {"PYTHONPATH": str(Path(library.__file__).parents[1])}
-    starts = [subprocess.Popen(command, env=environment | roots, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    starts = [subprocess.Popen(command, env=environment | roots, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = {start.communicate(timeout=120)[0] for start in starts}
-    assert [start.returncode for start in starts] == [0, 0, 0]
+    assert [start.returncode for start in starts] == [0, 0]
     assert len(printed) == 1
     assert len(list((tmp_path / "deserve-net" / "kernels").glob("*.so"))) == 1
 
