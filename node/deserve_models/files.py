@@ -136,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ModelFileError(f"{path}: not a JSON object")

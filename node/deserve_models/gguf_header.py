@@ -48,7 +48,7 @@ def read_gguf_header(file: Path) -> GgufHeader:
                 return _Reader(file, data).header()
     except OSError as error:
         raise ModelFileError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, RecursionError) as error:
         raise ModelFileError(f"{file}: damaged header: {error}") from error
 
 

@@ -65,7 +65,7 @@ def parse_header(header: bytes, file: Path) -> dict[str, TensorEntry]:
     """The tensors that header JSON describes; `file` is where they are or will be. Raises `ModelFileError`."""
     try:
         table = json.loads(header)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{file}: safetensors header is not JSON: {error}") from error
     if not isinstance(table, dict):
         raise ModelFileError(f"{file}: safetensors header is not an object")

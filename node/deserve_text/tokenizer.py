@@ -175,7 +175,7 @@ def _ids(value: object) -> set[int]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelTextError(f"{path}: {error}") from error
     if not isinstance(value, dict):
         raise ModelTextError(f"{path}: not a JSON object")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,7 @@ def test_a_missing_tensor_file_is_named(model_directory: Path) -> None:
         (lambda data: data[:20], "truncated or not a safetensors file"),
         (lambda data: b"", "truncated or not a safetensors file"),
         (lambda data: data[:8] + b"[" + data[9:], "header is not JSON"),
+        (lambda data: struct.pack("<Q", 1 << 20) + b"[" * (1 << 20), "header is not JSON"),
         (lambda data: data.replace(b'"F32"', b'"Z99"'), "bad header entry"),
         (lambda data: data.replace(b"[8, 8]", b"[8, 9]"), "does not fill"),
     ],

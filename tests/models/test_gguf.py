@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,7 @@ def test_the_conversion_is_made_once(write_gguf: Callable[..., Path], tmp_path: 
         (lambda data: b"", "not a GGUF file"),
         (lambda data: data[:4] + b"\x09\0\0\0" + data[8:], "GGUF version 9"),
         (lambda data: data[:8] + b"\xff" * 8 + data[16:], "damaged header"),
+        (lambda data: data[:24] + struct.pack("<QI", 0, 9) + struct.pack("<IQ", 9, 1) * 100_000, "damaged header"),
     ],
 )
 def test_a_damaged_file_is_refused_and_leaves_nothing(
