@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from deserve_coordinator.api.problems import Problem
-from deserve_coordinator.api.queries import json_object, page
+from deserve_coordinator.api.queries import json_object, list_object, page
 from deserve_coordinator.batch_lines import ENDPOINTS
 from deserve_coordinator.completion_window import window_seconds
 from deserve_coordinator.jobs import Jobs
@@ -146,15 +146,7 @@ class BatchesApi:
         if found is None:
             raise Problem(404, f"no such batch: {str(after)[:64]}", param="after", code="batch_not_found")
         data = [batch_object(batch) for batch in found[:limit]]
-        return web.json_response(
-            {
-                "object": "list",
-                "data": data,
-                "first_id": data[0]["id"] if data else None,
-                "last_id": data[-1]["id"] if data else None,
-                "has_more": len(found) > limit,
-            }
-        )
+        return web.json_response(list_object(data, has_more=len(found) > limit))
 
     async def _find(self, request: web.Request) -> BatchRecord:
         batch_id = request.match_info["batch_id"]

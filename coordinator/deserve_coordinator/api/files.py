@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import BodyPartReader, web
 
 from deserve_coordinator.api.problems import Problem
-from deserve_coordinator.api.queries import page
+from deserve_coordinator.api.queries import list_object, page
 from deserve_coordinator.blobs import Blobs, BlobWriter
 from deserve_coordinator.store.interface import Store
 from deserve_coordinator.store.records import FileRecord
@@ -130,15 +130,7 @@ class FilesApi:
         if found is None:
             raise Problem(404, f"no such file: {str(after)[:64]}", param="after", code="file_not_found")
         data = [file_object(record) for record in found[:limit]]
-        return web.json_response(
-            {
-                "object": "list",
-                "data": data,
-                "first_id": data[0]["id"] if data else None,
-                "last_id": data[-1]["id"] if data else None,
-                "has_more": len(found) > limit,
-            }
-        )
+        return web.json_response(list_object(data, has_more=len(found) > limit))
 
     async def _find(self, request: web.Request) -> FileRecord:
         file_id = request.match_info["file_id"]
