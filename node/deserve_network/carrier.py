@@ -38,11 +38,6 @@ STREAM_TIMEOUT_S = 4.0
 """Opening a stream on a standing connection; a longer silence means that the connection is dead."""
 SEVER_S = 1.0
 
-if "LIBP2P_DEBUG" not in os.environ:
-    # It logs every refused dial as an error on stderr; ours come back as exceptions.
-    for name in ("libp2p", "libp2p.network.auto_connector"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
 
 class Carrier:
     def __init__(self, thread: TrioThread, host: Any, transport: _CountedTcp) -> None:
@@ -59,6 +54,7 @@ class Carrier:
     @classmethod
     async def start(cls, identity: Identity, listen: Sequence[str]) -> Carrier:
         wanted = [_listen_address(text) for text in listen]
+        _silence_libp2p()
         thread = await TrioThread.start()
         try:
             return await thread.call(cls._begin, thread, identity, wanted)
@@ -248,6 +244,13 @@ class _CountedTcp(TCP):  # type: ignore[misc]
     async def close_all(self) -> None:
         for stream in self._dialled:
             await trio.aclose_forcefully(stream)
+
+
+def _silence_libp2p() -> None:
+    """It logs every refused dial as an error on stderr; ours come back as exceptions."""
+    if "LIBP2P_DEBUG" not in os.environ:
+        for name in ("libp2p", "libp2p.network.auto_connector"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 async def _dial_nobody() -> None:
