@@ -8,7 +8,6 @@ import pytest
 from batch_rows import completion, write_batch
 from command import processes_naming, until
 
-
 # Of the two that can be caught, Ctrl-C is sent below, too, and to every shared network at its end.
 CAUGHT = [pytest.param(number, marks=pytest.mark.soak) for number in (signal.SIGINT, signal.SIGTERM)]
 
