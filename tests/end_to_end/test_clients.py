@@ -7,6 +7,7 @@ import json
 
 import pytest
 from batch_rows import chat, completion, token_ids
+from command import until
 from greedy import logits_of, ties_against_greedy
 from openai import AuthenticationError, OpenAI
 
@@ -26,8 +27,6 @@ def create(client, rows):
 
 
 def finish(client, batch):
-    from command import until
-
     latest = batch
 
     def is_done():
@@ -54,25 +53,38 @@ def test_upload_create_poll_download(client, network, tiny_model, reference_mode
         assert ties_against_greedy(reference_model(tiny_model), *token_ids(line)) == []
 
 
-def test_a_cancelled_batch_ends_and_keeps_its_rows_apart(client, network):
+def test_a_batch_that_is_cancelled_while_it_is_computed_leaves_the_ring_to_the_next(client, network):
+    def rows_active():
+        return sum(ring["rows_active"] for ring in client.get("/network", cast_to=object)["rings"])
+
     rows = [completion(f"long-{n}", network["model"], "x" * 20, max_tokens=400, ignore_eos=True) for n in range(60)]
     batch = create(client, rows)
+    until(lambda: rows_active() == len(rows), DEADLINE_S, "the ring has the rows")
     client.batches.cancel(batch.id)
     ended = finish(client, batch)
-    assert ended.status == "cancelled"
-    assert ended.request_counts.completed < 60
+    assert (ended.status, ended.request_counts.completed) == ("cancelled", 0)
+    errors = [json.loads(line) for line in client.files.content(ended.error_file_id).text.splitlines()]
+    assert [line["custom_id"] for line in errors] == [row["custom_id"] for row in rows]
+    assert {line["error"]["code"] for line in errors} == {"batch_cancelled"}
+    until(lambda: rows_active() == 0, DEADLINE_S, "the ring has forgotten the rows")
+    after = finish(client, create(client, [completion("next", network["model"], "hello", max_tokens=4)]))
+    assert (after.status, after.request_counts.completed) == ("completed", 1)
 
 
 def test_two_batches_at_once_share_the_ring(client, network, tiny_model, reference_model):
     rows = [
-        [completion(f"{name}-{n}", network["model"], f"{name} {n}", max_tokens=40, ignore_eos=True) for n in range(24)]
-        for name in ("first", "second")
+        [
+            completion(f"{name}-{n}", network["model"], f"{name} {n}", max_tokens=most, ignore_eos=True)
+            for n in range(24)
+        ]
+        for name, most in (("long", 200), ("short", 8))
     ]
     batches = [create(client, part) for part in rows]
-    ended = [finish(client, batch) for batch in batches]
+    short = finish(client, batches[1])
+    # It was created later and did not wait for the long one.
+    assert client.batches.retrieve(batches[0].id).status == "in_progress"
+    ended = [finish(client, batches[0]), short]
     assert [batch.status for batch in ended] == ["completed", "completed"]
-    # Fairly: neither waited for the other to end.
-    assert ended[1].in_progress_at < ended[0].completed_at
     for batch, part in zip(ended, rows, strict=True):
         lines = output(client, batch)
         assert [line["custom_id"] for line in lines] == [row["custom_id"] for row in part]
