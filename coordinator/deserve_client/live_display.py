@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from deserve_client.progress import Snapshot, summary
+from deserve_client.snapshot import Snapshot, summary
 
 __all__ = ["LiveDisplay"]
 

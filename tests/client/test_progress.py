@@ -7,7 +7,8 @@ from rich.console import Console
 
 from deserve_client.errors import UnreachableError
 from deserve_client.live_display import render
-from deserve_client.progress import NodeLoad, PlainDisplay, Rate, Snapshot, follow, make_display, snapshot
+from deserve_client.progress import PlainDisplay, follow, make_display
+from deserve_client.snapshot import NodeLoad, Rate, Snapshot, snapshot
 
 NETWORK = {
     "rings": [
