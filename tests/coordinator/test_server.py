@@ -203,6 +203,15 @@ async def test_a_data_directory_has_one_coordinator(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "two words\nand lines", "\xe4"])
 async def test_a_key_file_that_holds_no_key_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "key").write_text(text)
-    with pytest.raises(ConfigurationError):
+    (tmp_path / "key").chmod(0o600)
+    with pytest.raises(ConfigurationError, match=r"key: (expected|'ascii' codec)"):
+        async with run_coordinator(config(tmp_path / "data", api_key_file=tmp_path / "key"), MODEL):
+            pass
+
+
+async def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-known-to-all")
+    (tmp_path / "key").chmod(0o640)
+    with pytest.raises(ConfigurationError, match="key: mode 0640 lets others read the secret; run: chmod 600 "):
         async with run_coordinator(config(tmp_path / "data", api_key_file=tmp_path / "key"), MODEL):
             pass

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from aiohttp import web
@@ -16,15 +17,21 @@ from deserve_coordinator.errors import ConfigurationError
 
 __all__ = ["key_middleware", "load_or_create_key", "read_secret"]
 
+_LONGEST_SECRET = 256
+
 
 def read_secret(path: Path) -> str:
-    """One line of printable text. Raises `ConfigurationError` naming the file."""
+    """One line of printable text in a file of its owner. Raises `ConfigurationError` naming the file."""
     try:
-        secret = path.read_text().strip()
+        with path.open(encoding="ascii") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            secret = stream.read(_LONGEST_SECRET + 2).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
-    if not secret or not secret.isprintable() or not secret.isascii() or len(secret) > 256:
-        raise ConfigurationError(f"{path}: expected one line of 1 to 256 printable ASCII characters")
+    if os.name == "posix" and mode & 0o077:
+        raise ConfigurationError(f"{path}: mode {mode:04o} lets others read the secret; run: chmod 600 {path}")
+    if not 1 <= len(secret) <= _LONGEST_SECRET or not secret.isprintable():
+        raise ConfigurationError(f"{path}: expected one line of 1 to {_LONGEST_SECRET} printable ASCII characters")
     return secret
 
 
