@@ -98,7 +98,8 @@ def testnet() -> None:
 def run(ctx: click.Context, /, source: Path, output: Path, timeout_s: float, as_json: bool, **flags: Any) -> None:
     """Start a network, send a batch file through it, write the results, and end it.
 
-    Exit codes: 0 every row has a result, 3 some have an error, 2 wrong flags or input, 1 failed, 130 interrupted.
+    Exit codes: 0 every row has a result, 1 failed, 2 wrong flags or input, 3 some rows have an error, 4 no network,
+    130 interrupted.
     """
     from deserve_testnet.run import run_file
 
