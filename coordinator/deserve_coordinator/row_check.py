@@ -5,6 +5,7 @@ The same code (`deserve_text`) decides again at the head of the ring; here it sp
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from deserve_text.requests import parse_request
 from deserve_text.tokenizer import TextModel
 
 __all__ = ["row_check"]
+
+log = logging.getLogger(__name__)
 
 
 def row_check(model: str, text: TextModel) -> Check:
@@ -29,5 +32,12 @@ def row_check(model: str, text: TextModel) -> Check:
             text.encode(request)
         except RequestError as error:
             raise RowRefused(error.message, param=error.param or None, code=error.code, status=error.status) from error
+        except RowRefused:
+            raise
+        except Exception as error:
+            # Templates and tokenizers run what a model's author wrote: one that breaks must not hold up its batch.
+            log.exception("a row cannot be tokenised")
+            reason = f"the row cannot be tokenised: {type(error).__name__}: {error}"
+            raise RowRefused(reason[:1024], code="tokenizer_error", status=500) from error
 
     return check

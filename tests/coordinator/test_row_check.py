@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,14 @@ def test_a_body_that_cannot_be_served_names_its_parameter(
     assert refused.value.param.split("[")[0] == param
     assert 400 <= refused.value.status < 500
     assert refused.value.code
+
+
+def test_a_template_that_breaks_refuses_its_own_row(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text("{{ 1 // (messages | length - 2) }}")
+    check = row_check("tiny", TextModel.load(tmp_path / "model"))
+    turn = {"role": "user", "content": "x"}
+    check(CHAT, {"model": "tiny", "messages": [turn]})
+    with pytest.raises(RowRefused, match="ZeroDivisionError") as refused:
+        check(CHAT, {"model": "tiny", "messages": [turn, turn]})
+    assert (refused.value.status, refused.value.code) == (500, "tokenizer_error")
