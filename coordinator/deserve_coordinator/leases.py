@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from deserve_coordinator.lease_messages import finished_rows, lease_message, returned_rows
 from deserve_coordinator.shares import batch_shares, ring_allowance
@@ -54,8 +54,8 @@ class _Demand:
 @dataclass
 class _Holder:
     demand: _Demand | None = None
-    deadlines: dict[int, float] = field(default_factory=dict)
-    """Lease -> monotonic seconds."""
+    deadline: float | None = None
+    """Of all its leases, in monotonic seconds: progress on one row is progress of the ring. None where it has none."""
     leaving: bool = False
 
 
@@ -112,9 +112,8 @@ class Leases:
     def progress(self, holder: str) -> None:
         """The ring computes: its leases last."""
         state = self._holders.get(holder)
-        if state is not None and not state.leaving:
-            deadline = self._clock() + self._lease_s
-            state.deadlines = dict.fromkeys(state.deadlines, deadline)
+        if state is not None and not state.leaving and state.deadline is not None:
+            state.deadline = self._clock() + self._lease_s
 
     def leave(self, holder: str) -> None:
         """The ring was told to stop and still returns its token logs: what is not back after a grace is taken back."""
@@ -122,7 +121,7 @@ class Leases:
         if state is not None:
             state.leaving = True
             state.demand = None
-            state.deadlines = dict.fromkeys(state.deadlines, self._clock() + self._grace_s)
+            state.deadline = self._clock() + self._grace_s
 
     async def lost(self, holder: str) -> None:
         """The head is gone: its rows are open again at once."""
@@ -175,18 +174,19 @@ class Leases:
                 continue
 
     async def expire(self) -> None:
-        """Take back the rows of leases whose deadline has passed."""
+        """Take back the rows of rings whose deadline has passed."""
         now = self._clock()
         for holder, state in list(self._holders.items()):
-            for lease in [lease for lease, deadline in state.deadlines.items() if deadline <= now]:
-                state.deadlines.pop(lease)
-                if keys := await self._store.release_lease(lease, failed=not state.leaving):
-                    self.counts.expired += 1
-                    log.warning("lease %d of %s ended with %d rows open", lease, holder, len(keys))
-                    self.forget({holder: keys})
-                    self._wake.set()
-                    self._on_finished()
-            if state.leaving and not state.deadlines:
+            if state.deadline is None or state.deadline > now:
+                continue
+            if keys := await self._store.release_ring(holder, failed=not state.leaving):
+                self.counts.expired += 1
+                log.warning("the leases of %s ended with %d rows open", holder, len(keys))
+                self.forget({holder: keys})
+                self._wake.set()
+                self._on_finished()
+            state.deadline = None
+            if state.leaving:
                 self._holders.pop(holder, None)
 
     async def grant(self) -> None:
@@ -217,7 +217,7 @@ class Leases:
             return
         if state.demand is demand:
             state.demand = None
-        state.deadlines[record.lease] = self._clock() + self._lease_s
+        state.deadline = self._clock() + self._lease_s
         self.counts.granted += 1
         self.counts.rows_leased += len(record.rows)
         self._send(holder, lease_message(record, self._lease_s, self._seed))

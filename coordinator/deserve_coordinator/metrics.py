@@ -33,7 +33,7 @@ class _Coordinator(Collector):
             yield GaugeMetricFamily(name, text, value=value)
         counters = {
             "deserve_leases_granted": ("Leases granted", counts.granted),
-            "deserve_leases_expired": ("Leases that ended without progress", counts.expired),
+            "deserve_leases_expired": ("Times that all leases of a ring ended without progress", counts.expired),
             "deserve_rows_leased": ("Rows handed out, again ones included", counts.rows_leased),
             "deserve_rows_stored": ("Rows whose result was stored", counts.rows_stored),
             "deserve_rows_returned": ("Unfinished rows that came back", counts.returned),
