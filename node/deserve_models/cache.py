@@ -17,9 +17,7 @@ __all__ = ["cache_root", "locked", "make_once"]
 
 
 def cache_root() -> Path:
-    """$DESERVE_CACHE, or deserve-net under $XDG_CACHE_HOME, or under ~/.cache."""
-    if chosen := os.environ.get("DESERVE_CACHE"):
-        return Path(chosen)
+    """deserve-net under $XDG_CACHE_HOME, or under ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "deserve-net"
 
