@@ -24,6 +24,7 @@ __all__ = [
     "Ring",
     "RingEnded",
     "RingServes",
+    "RingStuck",
     "Send",
     "Tick",
 ]
@@ -121,11 +122,19 @@ class NodeFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class RingStuck:
+    """A ring that holds rows computed nothing for as long as a lease lasts, and none of its nodes says why."""
+
+    ring: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
 
-Event = NodeJoined | NodeLost | NodeReady | NodeFailed | Tick
+Event = NodeJoined | NodeLost | NodeReady | NodeFailed | RingStuck | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +166,8 @@ class RingEnded:
     ring: str
     epoch: int
     head_lives: bool
+    failed: bool = False
+    """It could not go on, which may be the fault of a row; not so where a node left or the ring was cut anew."""
 
 
 Action = Send | Refuse | RingServes | RingEnded

@@ -1,8 +1,9 @@
 """Hands rows to rings and takes results back. A lease lasts as long as its ring shows progress.
 
-A *holder* is one epoch of one ring, written "ring/epoch". Open requests are answered as soon as there is work; an
-answered request is over, and the head asks again. Deadlines live in memory only: after a restart nobody holds anything
-and a result that is still under way is accepted by its fence. Knows no channel: messages leave through `send`.
+A *holder* is one epoch of one ring, written "ring/epoch"; one that shows none is reported as stuck. Open requests are
+answered as soon as there is work; an answered request is over, and the head asks again. Deadlines live in memory only:
+after a restart nobody holds anything and a result that is still under way is accepted by its fence. Knows no channel:
+messages leave through `send`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deserve_coordinator.lease_messages import finished_rows, lease_message, returned_rows
 from deserve_coordinator.shares import batch_shares, ring_allowance
@@ -57,10 +58,15 @@ class _Holder:
     deadline: float | None = None
     """Of all its leases, in monotonic seconds: progress on one row is progress of the ring. None where it has none."""
     leaving: bool = False
+    failed: bool = False
+    """Its ring could not go on: each row that it did not finish was lost once more."""
+    returned: set[int] = field(default_factory=set)
+    """Rows given back while the ring served. A head that fails returns its rows before it says so."""
 
 
 class Leases:
-    """`send(holder, message)` delivers to the holder's head; `on_finished` is called when a batch has its last row.
+    """`send(holder, message)` delivers to the holder's head; `on_finished` is called when a batch has its last row,
+    `on_stuck(holder)` when a ring that holds rows made no progress for `lease_s`.
 
     `clock` is monotonic, in seconds. `patience_s`: how long a ring that has its equal part waits for the others to ask
     before it is given more. `seed`: see `row_seed`.
@@ -73,6 +79,7 @@ class Leases:
         *,
         clock: Callable[[], float],
         on_finished: Callable[[], None] = lambda: None,
+        on_stuck: Callable[[str], None] = lambda holder: None,
         lease_s: float = 300.0,
         grace_s: float = 10.0,
         patience_s: float = 1.0,
@@ -82,11 +89,14 @@ class Leases:
         self._send = send
         self._clock = clock
         self._on_finished = on_finished
+        self._on_stuck = on_stuck
         self._lease_s = lease_s
         self._grace_s = grace_s
         self._patience_s = patience_s
         self._seed = seed
         self._holders: dict[str, _Holder] = {}
+        self._losses: list[int] = []
+        """Rows that came back from rings that failed afterwards, not yet counted."""
         self._wake = asyncio.Event()
         self.pending_rows = 0
         """When last looked, for /metrics."""
@@ -115,13 +125,21 @@ class Leases:
         if state is not None and not state.leaving and state.deadline is not None:
             state.deadline = self._clock() + self._lease_s
 
-    def leave(self, holder: str) -> None:
-        """The ring was told to stop and still returns its token logs: what is not back after a grace is taken back."""
+    def leave(self, holder: str, *, failed: bool) -> None:
+        """The ring was told to stop and still returns its token logs: what is not back after a grace is taken back.
+
+        `failed`: it could not go on, so its rows count a loss; otherwise they come back as they are.
+        """
         state = self._holders.get(holder)
-        if state is not None:
-            state.leaving = True
-            state.demand = None
-            state.deadline = self._clock() + self._grace_s
+        if state is None or state.leaving:
+            return
+        state.leaving = True
+        state.failed = failed
+        state.demand = None
+        state.deadline = self._clock() + self._grace_s
+        if failed and state.returned:
+            self._losses.extend(state.returned)
+            self.wake()
 
     async def lost(self, holder: str) -> None:
         """The head is gone: its rows are open again at once."""
@@ -144,12 +162,20 @@ class Leases:
         return counts
 
     async def take_back(self, holder: str, rows: Sequence[RowLog]) -> int:
-        """Unfinished rows with their token logs."""
-        count = await self._store.return_rows(holder, returned_rows(rows))
-        self.counts.returned += count
-        if count:
+        """Unfinished rows with their token logs. Returns how many leases of a row that ends."""
+        state = self._holders.get(holder)
+        failed = state is not None and state.failed
+        keys = await self._store.return_rows(holder, returned_rows(rows), failed=failed)
+        self.counts.returned += len(keys)
+        if state is not None and not failed:
+            if state.failed:
+                self._losses.extend(keys)  # the ring failed while the commit ran
+            else:
+                state.returned.update(keys)
+        if keys:
             self.wake()
-        return count
+            self._on_finished()
+        return len(keys)
 
     def forget(self, held: dict[str, list[int]]) -> None:
         """Nobody wants these rows any more: tell the heads that hold them."""
@@ -164,6 +190,7 @@ class Leases:
             self._wake.clear()
             try:
                 await self.expire()
+                await self.count_losses()
                 await self.grant()
             except Exception:
                 self.counts.failures += 1
@@ -174,20 +201,39 @@ class Leases:
                 continue
 
     async def expire(self) -> None:
-        """Take back the rows of rings whose deadline has passed."""
+        """Report rings that hold rows and whose deadline has passed; take back what leaving ones did not return."""
         now = self._clock()
         for holder, state in list(self._holders.items()):
             if state.deadline is None or state.deadline > now:
                 continue
-            if keys := await self._store.release_ring(holder, failed=not state.leaving):
-                self.counts.expired += 1
-                log.warning("the leases of %s ended with %d rows open", holder, len(keys))
-                self.forget({holder: keys})
-                self._wake.set()
-                self._on_finished()
-            state.deadline = None
             if state.leaving:
-                self._holders.pop(holder, None)
+                await self._take_rest(holder, state)
+                continue
+            held = await self._store.held_by(holder)
+            if state.leaving or state.deadline is None or state.deadline > now:
+                continue  # it ended, or computed, while the store was asked
+            state.deadline = None
+            if held:
+                self.counts.expired += 1
+                log.warning("%s made no progress in %g s with %d rows open", holder, self._lease_s, held)
+                self.leave(holder, failed=True)
+                self._on_stuck(holder)
+
+    async def _take_rest(self, holder: str, state: _Holder) -> None:
+        if keys := await self._store.release_ring(holder, failed=state.failed):
+            log.warning("%s did not return %d rows", holder, len(keys))
+            self.forget({holder: keys})
+            self._wake.set()
+            self._on_finished()
+        self._holders.pop(holder, None)
+
+    async def count_losses(self) -> None:
+        """Count a loss for each row that a ring gave back before it was known to have failed."""
+        if self._losses:
+            losses = tuple(self._losses)
+            await self._store.count_losses(losses)
+            del self._losses[: len(losses)]
+            self._on_finished()
 
     async def grant(self) -> None:
         """Answer every open request that work is there for, the longest waiting first."""

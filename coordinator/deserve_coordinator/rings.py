@@ -1,8 +1,9 @@
 """The life of rings as a pure state machine: `apply(fleet, event, now) -> fleet, actions`.
 
 A ring is assigned, becomes ready stage by stage, serves, and is dissolved as a whole when any of its stages is lost or
-fails; its id comes back with the next epoch when the nodes that are left form a ring again. Spares form rings of
-their own if they can, and widen the ring with the fewest stages if they cannot. Touches no clock and no channel.
+fails, or when it makes no progress; its id comes back with the next epoch when the nodes that are left form a ring
+again. Spares form rings of their own if they can, and widen the ring with the fewest stages if they cannot. Touches no
+clock and no channel.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from deserve_coordinator.fleet import (
     Ring,
     RingEnded,
     RingServes,
+    RingStuck,
     Send,
     Tick,
 )
@@ -43,6 +45,8 @@ def apply(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, list[Action]]:
         fleet = _ready(fleet, event, now, actions)
     elif isinstance(event, NodeFailed):
         fleet = _fail(fleet, event, now, actions)
+    elif isinstance(event, RingStuck):
+        fleet = _unstick(fleet, event, now, actions)
     elif isinstance(event, Tick):
         fleet = _end_slow_loads(fleet, now, actions)
     return _plan(fleet, now, actions), actions
@@ -98,7 +102,16 @@ def _fail(fleet: Fleet, event: NodeFailed, now: float, actions: list[Action]) ->
         return fleet
     blamed = event.suspect if ring.place_of(event.suspect) is not None else event.peer_id
     fleet = _rest(fleet, blamed, now)
-    return _dissolve(fleet, ring, event.reason, now, actions)
+    return _dissolve(fleet, ring, event.reason, now, actions, failed=True)
+
+
+def _unstick(fleet: Fleet, event: RingStuck, now: float, actions: list[Action]) -> Fleet:
+    ring = fleet.rings.get(event.ring)
+    if ring is None or ring.epoch != event.epoch:
+        return fleet
+    # The head composes every step and saw no error: of all stages it is the likeliest to hang.
+    fleet = _rest(fleet, ring.stages[0].peer_id, now)
+    return _dissolve(fleet, ring, "no progress for as long as a lease lasts", now, actions, failed=True)
 
 
 def _end_slow_loads(fleet: Fleet, now: float, actions: list[Action]) -> Fleet:
@@ -121,10 +134,12 @@ def _rest(fleet: Fleet, peer_id: str, now: float) -> Fleet:
     return replace(fleet, nodes={**fleet.nodes, peer_id: member})
 
 
-def _dissolve(fleet: Fleet, ring: Ring, reason: str, now: float, actions: list[Action]) -> Fleet:
+def _dissolve(
+    fleet: Fleet, ring: Ring, reason: str, now: float, actions: list[Action], *, failed: bool = False
+) -> Fleet:
     living = [place.peer_id for place in ring.stages if place.peer_id in fleet.nodes]
     actions.extend(Send(peer_id, Release(ring.id, ring.epoch, reason)) for peer_id in living)
-    actions.append(RingEnded(ring.id, ring.epoch, ring.stages[0].peer_id in living))
+    actions.append(RingEnded(ring.id, ring.epoch, ring.stages[0].peer_id in living, failed))
     rings = {key: other for key, other in fleet.rings.items() if key != ring.id}
     spares = {peer_id: replace(fleet.nodes[peer_id], spare_since_s=now) for peer_id in living}
     vacant = (*fleet.vacant, (ring.id, ring.epoch + 1))

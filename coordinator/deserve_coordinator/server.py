@@ -143,6 +143,7 @@ async def run_coordinator(
             lambda holder, message: supervisor.send(holder, message),
             clock=monotonic,
             on_finished=lambda: jobs.wake(),
+            on_stuck=lambda holder: supervisor.stuck(holder),
             lease_s=config.lease_s,
             seed=config.seed,
         )

@@ -23,6 +23,7 @@ from deserve_coordinator.fleet import (
     Refuse,
     RingEnded,
     RingServes,
+    RingStuck,
     Send,
     Tick,
 )
@@ -109,6 +110,11 @@ class Supervisor:
         if session is not None:
             session.send(message)
 
+    def stuck(self, holder: str) -> None:
+        """A ring holds rows and computes nothing. This is the `on_stuck` of `Leases`."""
+        ring, _, epoch = holder.rpartition("/")
+        self._apply(RingStuck(ring, int(epoch)))
+
     async def serve(self, channel: ControlChannel) -> None:
         """Talk to one node until its channel ends. Never raises for what the node does."""
         session = Session(channel)
@@ -175,7 +181,7 @@ class Supervisor:
                 holder = holder_of(action.ring, action.epoch)
                 log.info("ring %s ended", holder)
                 if action.head_lives:
-                    self._leases.leave(holder)
+                    self._leases.leave(holder, failed=action.failed)
                 else:
                     self._lost.put_nowait(holder)
 

@@ -341,6 +341,7 @@ def policy() -> Policy:
 async def swarm(service: Service, policy: Policy) -> AsyncIterator[Swarm]:
     supervisor = Supervisor(policy, service.leases, clock=service.clock, join_token="join", tick_s=0.01)
     service.leases._send = supervisor.send
+    service.leases._on_stuck = supervisor.stuck
     running = Swarm(service, supervisor, [asyncio.create_task(supervisor.run())])
     yield running
     for task in running.tasks:

@@ -20,6 +20,7 @@ from deserve_coordinator.fleet import (
     Refuse,
     RingEnded,
     RingServes,
+    RingStuck,
     Send,
     Tick,
 )
@@ -126,6 +127,28 @@ def test_a_failing_stage_rests_longer_each_time() -> None:
     assert fleet.nodes["a"].failures == 0
 
 
+def test_a_ring_that_is_stuck_is_dissolved_and_planned_anew_after_its_head_has_rested() -> None:
+    fleet, _ = run(Fleet(POLICY), NodeJoined(member("a")), NodeJoined(member("b")))
+    fleet, _ = serve(fleet)
+    after, actions = run(fleet, RingStuck("r-1", 2), RingStuck("r-9", 1))
+    assert (after, actions) == (fleet, [])
+    fleet, actions = run(fleet, RingStuck("r-1", 1), now=10.0)
+    assert RingEnded("r-1", 1, head_lives=True, failed=True) in actions
+    assert {peer for peer, _ in sent(actions, Release)} == {"a", "b"}
+    assert (fleet.rings, fleet.nodes["a"].rests_until_s, fleet.nodes["b"].rests_until_s) == ({}, 11.0, 0.0)
+    fleet, actions = run(fleet, Tick(), now=11.0)
+    assert [(m.ring, m.epoch) for _, m in sent(actions, Assign) if isinstance(m, Assign)] == [("r-1", 2)] * 2
+
+
+def test_only_a_ring_that_could_not_go_on_ends_as_failed() -> None:
+    fleet, _ = run(Fleet(POLICY), NodeJoined(member("a")), NodeJoined(member("b")))
+    fleet, _ = serve(fleet)
+    _, actions = run(fleet, NodeFailed("b", "r-1", 1, "no memory"))
+    assert RingEnded("r-1", 1, head_lives=True, failed=True) in actions
+    _, actions = run(fleet, NodeLost("b"))
+    assert RingEnded("r-1", 1, head_lives=True, failed=False) in actions
+
+
 def test_the_suspect_is_blamed_not_the_reporter() -> None:
     fleet, _ = run(Fleet(POLICY), NodeJoined(member("a")), NodeJoined(member("b")))
     fleet, _ = run(fleet, NodeFailed("b", "r-1", 1, "link lost", suspect="a"))
@@ -176,7 +199,9 @@ def test_a_ring_that_is_not_ready_in_time_is_dissolved_and_the_slow_stage_rests(
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["join", "lose", "ready", "fail", "tick"]), st.integers(0, 6), st.integers(100, 3000)),
+    st.tuples(
+        st.sampled_from(["join", "lose", "ready", "fail", "stuck", "tick"]), st.integers(0, 6), st.integers(100, 3000)
+    ),
     max_size=40,
 )
 
@@ -198,6 +223,8 @@ def test_whatever_happens_rings_are_whole_disjoint_and_their_epochs_grow(
             event = NodeLost(name)
         elif what == "fail" and ring is not None:
             event = NodeFailed(name, ring.id, ring.epoch, "x")
+        elif what == "stuck" and ring is not None:
+            event = RingStuck(ring.id, ring.epoch)
         elif what == "ready":
             fleet, _ = serve(fleet, now=float(now))
         fleet, actions = apply(fleet, event, float(now))

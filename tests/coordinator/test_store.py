@@ -77,7 +77,7 @@ class Rows(RuleBasedStateMachine):
         if self.leases:
             ring, record = data.draw(st.sampled_from(self.leases))
             rows = [ReturnedRow(row.key, record.lease, record.fence, b"log") for row in record.rows]
-            row_queries.return_rows(self.c, ring, rows)
+            row_queries.return_rows(self.c, ring, rows, failed=False)
 
     @rule(ring=st.sampled_from("xyz"))
     def vanish(self, ring: str) -> None:
@@ -115,12 +115,14 @@ def test_a_returned_log_comes_back_with_the_next_lease(memory: sqlite3.Connectio
     first = row_queries.lease_rows(memory, "x", {"b": 1}, 100)
     assert first is not None
     key = first.rows[0].key
-    assert row_queries.return_rows(memory, "x", [ReturnedRow(key, first.lease, first.fence, b"log")]) == 1
+    assert row_queries.return_rows(memory, "x", [ReturnedRow(key, first.lease, first.fence, b"log")], failed=False) == [
+        key
+    ]
     second = row_queries.lease_rows(memory, "y", {"b": 1}, 100)
     assert second is not None
     assert second.rows[0].log == b"log"
     assert second.fence > first.fence
-    assert row_queries.return_rows(memory, "x", [ReturnedRow(key, first.lease, first.fence, b"old")]) == 0
+    assert row_queries.return_rows(memory, "x", [ReturnedRow(key, first.lease, first.fence, b"old")], failed=True) == []
 
 
 def test_a_row_that_is_lost_too_often_gets_an_error(memory: sqlite3.Connection) -> None:
@@ -132,6 +134,35 @@ def test_a_row_that_is_lost_too_often_gets_an_error(memory: sqlite3.Connection) 
     (outcome,) = row_queries.outcomes(memory, "b", -1, 10)
     assert outcome.status == 500
     assert b"retries_exhausted" in outcome.body
+
+
+def test_a_row_that_is_given_back_costs_a_life_only_where_its_ring_failed(memory: sqlite3.Connection) -> None:
+    begin(memory, "b", 1)
+    for failed in [False] * 20 + [True] * row_queries.MAX_FAILURES:
+        lease = row_queries.lease_rows(memory, "x", {"b": 1}, 100)
+        assert lease is not None
+        given_back = ReturnedRow(lease.rows[0].key, lease.lease, lease.fence, b"log")
+        for again in range(2):
+            keys = row_queries.return_rows(memory, "x", [given_back], failed=failed)
+            assert keys == ([] if again else [given_back.key])
+    assert row_queries.lease_rows(memory, "x", {"b": 1}, 100) is None
+    (outcome,) = row_queries.outcomes(memory, "b", -1, 10)
+    assert b"retries_exhausted" in outcome.body
+
+
+def test_a_loss_counted_late_ends_a_waiting_row_but_not_one_that_another_ring_computes(
+    memory: sqlite3.Connection,
+) -> None:
+    begin(memory, "b", 2)
+    memory.execute("UPDATE rows SET failures = ?", (row_queries.MAX_FAILURES - 1,))
+    lease = row_queries.lease_rows(memory, "y", {"b": 1}, 100)
+    assert lease is not None
+    keys = [row["key"] for row in memory.execute("SELECT key FROM rows ORDER BY key")]
+    row_queries.count_losses(memory, [*keys, 999])
+    (outcome,) = row_queries.outcomes(memory, "b", -1, 10)
+    assert (outcome.ordinal, outcome.status) == (1, 500)
+    result = FinishedRow(keys[0], lease.lease, lease.fence, 200, b"{}", 1, 1)
+    assert row_queries.finish_rows(memory, "y", [result]).stored == 1
 
 
 def test_a_lease_is_bounded_in_bytes_but_never_empty(memory: sqlite3.Connection) -> None:

@@ -16,8 +16,11 @@ from deserve_network.control_messages import (
     LeaseRequest,
     Offer,
     Refused,
+    Release,
+    RowLog,
     RowResult,
     RowsDone,
+    RowsReturned,
     RowsStored,
     StageFailed,
     Stats,
@@ -103,7 +106,7 @@ async def test_cancelling_a_batch_reaches_the_head(swarm: Any) -> None:
     await service.until(batch["id"], "cancelled")
 
 
-async def test_a_lease_without_progress_ends_and_one_with_progress_lasts(swarm: Any) -> None:
+async def test_a_ring_with_progress_keeps_its_rows_and_one_without_is_dissolved(swarm: Any) -> None:
     service = swarm.service
     await service.submit(service.line("a"))
     head = await swarm.join("a", lazy=True)
@@ -123,9 +126,78 @@ async def test_a_lease_without_progress_ends_and_one_with_progress_lasts(swarm: 
     await service.leases.expire()
     assert service.leases.counts.expired == 0
     service.clock.now += 200
-    assert (await head.hears(Cancel)).rows == (lease.rows[0].row,)
-    assert (await head.hears(Lease)).rows[0].row == lease.rows[0].row
-    assert service.leases.counts.expired == 1
+    assert (await head.hears(Release)).epoch == 1
+    await until(lambda: service.leases.counts.returned)
+    assert await failures(service) == [1]
+    assert (swarm.supervisor.fleet.rings, service.leases.counts.expired) == ({}, 1)
+    service.clock.now += 2
+    again = await head.hears(Lease)
+    assert again.rows[0].row == lease.rows[0].row
+    assert [token.token for token in again.rows[0].generated] == [7]
+    assert swarm.supervisor.fleet.rings["r-1"].epoch == 2
+
+
+async def test_a_ring_without_rows_may_idle_for_longer_than_a_lease(swarm: Any) -> None:
+    service = swarm.service
+    batch = await service.submit(service.line("a"))
+    head = await swarm.join("a")
+    await swarm.join("b")
+    await service.until(batch["id"], "completed")
+    service.clock.now += 1000
+    await service.leases.expire()
+    assert service.leases.counts.expired == 0
+    assert swarm.supervisor.fleet.rings["r-1"].epoch == 1
+    await service.submit(service.line("b"))
+    await head.hears(Lease)
+
+
+async def failures(service: Any) -> list[int]:
+    return await service.store._database.read(
+        lambda c: [row["failures"] for row in c.execute("SELECT failures FROM rows ORDER BY key")]
+    )
+
+
+async def test_rows_that_a_failing_head_gives_back_before_it_says_so_were_lost_once(swarm: Any) -> None:
+    service = swarm.service
+    await service.submit(service.line("a") + service.line("b"))
+    head = await swarm.join("a", lazy=True)
+    await swarm.join("b")
+    lease = await head.hears(Lease)
+    logs = tuple(RowLog(row.row, lease.lease, lease.fence, ()) for row in lease.rows)
+    head.channel.said.put_nowait(RowsReturned(head.ring, head.epoch, logs[:1]))
+    head.channel.said.put_nowait(StageFailed(head.ring, head.epoch, 0, "out of memory", ""))
+    await until(lambda: service.leases.counts.returned == 2)  # the other one follows on Release
+    await service.leases.count_losses()
+    assert await failures(service) == [1, 1]
+
+
+async def test_rows_of_a_ring_that_a_stage_leaves_come_back_without_a_loss(swarm: Any) -> None:
+    service = swarm.service
+    await service.submit(service.line("a") + service.line("b"))
+    head = await swarm.join("a", lazy=True)
+    tail = await swarm.join("b")
+    await head.hears(Lease)
+    swarm.leave(tail)
+    await until(lambda: service.leases.counts.returned == 2)
+    await service.leases.count_losses()
+    assert await failures(service) == [0, 0]
+
+
+async def test_a_row_that_fails_every_ring_ends_with_retries_exhausted(swarm: Any) -> None:
+    service = swarm.service
+    batch = await service.submit(service.line("a"))
+    head = await swarm.join("a", lazy=True)
+    await swarm.join("b")
+    for _ in range(10):
+        lease = await head.hears(Lease)
+        log = RowLog(lease.rows[0].row, lease.lease, lease.fence, ())
+        head.channel.said.put_nowait(RowsReturned(head.ring, head.epoch, (log,)))
+        head.channel.said.put_nowait(StageFailed(head.ring, head.epoch, 0, "this row breaks the kernel", ""))
+        await until(lambda: not swarm.supervisor.fleet.rings)
+        service.clock.now += 100
+    done = await service.until(batch["id"], "completed")
+    (line,) = await service.lines(done["error_file_id"])
+    assert line["response"]["body"]["error"]["code"] == "retries_exhausted"
 
 
 async def until(condition: Any) -> None:

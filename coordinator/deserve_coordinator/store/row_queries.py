@@ -26,6 +26,7 @@ __all__ = [
     "MAX_FAILURES",
     "backlog",
     "close_rows",
+    "count_losses",
     "finish_rows",
     "insert_rows",
     "lease_rows",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 MAX_FAILURES = 10
-"""Leases of one row that may end in a failure before the row itself is taken for the cause."""
+"""Leases of one row that may end in a failure of their ring before the row itself is taken for the cause."""
 
 
 def error_body(refusal: Refusal) -> bytes:
@@ -154,16 +155,34 @@ def finish_rows(c: sqlite3.Connection, ring: str, results: Sequence[FinishedRow]
     return FinishCounts(stored, duplicate, stale, frozenset(full))
 
 
-def return_rows(c: sqlite3.Connection, ring: str, rows: Sequence[ReturnedRow]) -> int:
-    """Unfinished rows come back with what was drawn so far. Returns how many; a row under a newer lease is not one."""
-    count = 0
+def return_rows(c: sqlite3.Connection, ring: str, rows: Sequence[ReturnedRow], *, failed: bool) -> list[int]:
+    """Unfinished rows come back with what was drawn so far. Returns the keys of those whose lease that ends.
+
+    A row under a newer lease is left alone. `failed`: its ring could not go on, which counts as a loss of the row.
+    """
+    ended: list[int] = []
     for returned in rows:
-        count += c.execute(
-            "UPDATE rows SET state = 'pending', log = coalesce(?, log) WHERE key = ? AND fence = ? AND ring = ?"
+        row = c.execute(
+            "SELECT key, batch_id, failures, state FROM rows WHERE key = ? AND fence = ? AND ring = ?"
             " AND state != 'done'",
-            (returned.log, returned.key, returned.fence, ring),
-        ).rowcount
-    return count
+            (returned.key, returned.fence, ring),
+        ).fetchone()
+        if row is None:
+            continue
+        c.execute("UPDATE rows SET log = coalesce(?, log) WHERE key = ?", (returned.log, returned.key))
+        if row["state"] == "leased":
+            ended += _release(c, [row], failed)
+    return ended
+
+
+def count_losses(c: sqlite3.Connection, keys: Sequence[int]) -> None:
+    """One more loss for each of these rows that is open. One that another ring has by now may still finish there."""
+    for key in keys:
+        row = c.execute("SELECT key, batch_id, failures, state FROM rows WHERE key = ?", (key,)).fetchone()
+        if row is not None and row["state"] == "pending":
+            _release(c, [row], failed=True)
+        elif row is not None and row["state"] == "leased":
+            c.execute("UPDATE rows SET failures = failures + 1 WHERE key = ?", (key,))
 
 
 def release_lease(c: sqlite3.Connection, fence: int, *, failed: bool) -> list[int]:

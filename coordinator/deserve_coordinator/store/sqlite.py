@@ -125,8 +125,11 @@ class SqliteStore:
     async def finish_rows(self, ring: str, results: Sequence[FinishedRow]) -> FinishCounts:
         return await self._database.write(lambda c: row_queries.finish_rows(c, ring, results))
 
-    async def return_rows(self, ring: str, rows: Sequence[ReturnedRow]) -> int:
-        return await self._database.write(lambda c: row_queries.return_rows(c, ring, rows))
+    async def return_rows(self, ring: str, rows: Sequence[ReturnedRow], *, failed: bool) -> list[int]:
+        return await self._database.write(lambda c: row_queries.return_rows(c, ring, rows, failed=failed))
+
+    async def count_losses(self, keys: Sequence[int]) -> None:
+        await self._database.write(lambda c: row_queries.count_losses(c, keys))
 
     async def release_lease(self, fence: int, *, failed: bool) -> list[int]:
         return await self._database.write(lambda c: row_queries.release_lease(c, fence, failed=failed))
