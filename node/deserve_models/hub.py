@@ -134,6 +134,9 @@ def _fetch_description(id: str, revision: str | None, home: Path, reference: Pat
             return known
         raise
     commit = str(info.sha)
+    if not _COMMIT.fullmatch(commit):
+        # It becomes the name of a directory.
+        raise ModelFileError(f"{id}: the Hub names a commit that is none: {commit[:64]!r}")
     names = [sibling.rfilename for sibling in info.siblings or ()]
     if SINGLE_FILE not in names and INDEX_FILE not in names:
         pickled = next((name for name in names if name.endswith((".bin", ".pt", ".pth"))), None)

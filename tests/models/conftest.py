@@ -70,6 +70,7 @@ class LoopbackHub:
     def __init__(self, id: str, directory: Path) -> None:
         self.id = id
         self.directory = directory
+        self.commit = COMMIT
         self.downloads: Counter[str] = Counter()
         """Whole or resumed bodies sent, by file name; range requests of a few bytes are not counted."""
         self.ranges: list[tuple[str, int]] = []
@@ -105,7 +106,7 @@ class LoopbackHub:
         path = request.path.split("?")[0]
         if path.startswith(f"/api/models/{self.id}"):
             names = sorted(file.name for file in self.directory.iterdir())
-            info = {"id": self.id, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            info = {"id": self.id, "sha": self.commit, "siblings": [{"rfilename": name} for name in names]}
             self._send(request, 200, json.dumps(info).encode(), {"Content-Type": "application/json"}, body)
             return
         match = re.fullmatch(f"/{self.id}/resolve/(?:main|{COMMIT})/([^/]+)", path)

@@ -88,6 +88,14 @@ def test_an_unknown_repository_is_not_found(hub: Any, tmp_path: Path) -> None:
         open_hub("nobody/none", None, tmp_path / "cache", endpoint=hub.endpoint)
 
 
+@pytest.mark.parametrize("commit", ["../../elsewhere", "", COMMIT[:-1], COMMIT.upper(), COMMIT + "\n"])
+def test_a_commit_that_is_no_hash_becomes_no_directory(hub: Any, tmp_path: Path, commit: str) -> None:
+    hub.commit = commit
+    with pytest.raises(ModelFileError, match="names a commit that is none"):
+        open_tiny(hub, tmp_path / "cache")
+    assert not hub.downloads
+
+
 def test_pickled_weights_are_refused_before_any_download(hub: Any, tmp_path: Path, model_directory: Path) -> None:
     for file in model_directory.glob("*.safetensors*"):
         file.unlink()
