@@ -174,6 +174,17 @@ async def test_the_same_idempotency_key_creates_one_batch(service: Any) -> None:
     assert (await service.create(file_id))["id"] != first["id"]
 
 
+async def test_a_creation_is_repeated_even_after_its_input_file_was_deleted(service: Any) -> None:
+    file_id = await service.upload(service.line("a"))
+    first = await service.create(file_id, {"Idempotency-Key": "k1"})
+    await service.until(first["id"], "in_progress")
+    assert (await service.client.delete(f"/v1/files/{file_id}")).status == 200
+    assert (await service.create(file_id, {"Idempotency-Key": "k1"}))["id"] == first["id"]
+    other = await service.create(file_id, {"Idempotency-Key": "k1"}, completion_window="1h")
+    assert other["error"]["code"] == "idempotency_conflict"
+    assert (await service.create(file_id, {"Idempotency-Key": "k2"}))["error"]["code"] == "file_not_found"
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [

@@ -112,6 +112,9 @@ class BatchesApi:
         if not isinstance(file_id, str):
             raise Problem(400, "input_file_id must be a string", param="input_file_id", code="invalid_value")
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        if key is not None and (earlier := await self._store.batch_by_idempotency_key(key)) is not None:
+            # Its input file may be gone by now.
+            return self._created(earlier, digest)
         await self._check_file(file_id)
         now = int(self._clock())
         batch = await self._store.create_batch(
@@ -128,9 +131,14 @@ class BatchesApi:
                 idempotency_key=key,
             )
         )
+        self._jobs.wake()
+        return self._created(batch, digest)
+
+    @staticmethod
+    def _created(batch: BatchRecord, digest: str) -> web.Response:
+        """The batch that this request created, now or before. Raises `Problem` where another request created it."""
         if batch.request_digest != digest:
             raise Problem(409, "this Idempotency-Key was used for another request", code="idempotency_conflict")
-        self._jobs.wake()
         return web.json_response(batch_object(batch))
 
     async def _check_file(self, file_id: str) -> None:

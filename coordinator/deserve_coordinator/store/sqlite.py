@@ -51,6 +51,9 @@ class SqliteStore:
     async def batch(self, batch_id: str) -> BatchRecord | None:
         return await self._database.read(lambda c: batch_queries.batch(c, batch_id))
 
+    async def batch_by_idempotency_key(self, key: str) -> BatchRecord | None:
+        return await self._database.read(lambda c: batch_queries.batch_by_idempotency_key(c, key))
+
     async def batches(self, *, after: str | None, limit: int) -> list[BatchRecord] | None:
         return await self._database.read(lambda c: batch_queries.batches(c, after, limit))
 
