@@ -31,7 +31,7 @@ from deserve_coordinator.leases import Leases
 from deserve_coordinator.metrics import metrics_registry
 from deserve_coordinator.planner import ModelShape
 from deserve_coordinator.store.sqlite import SqliteStore
-from deserve_coordinator.supervisor import Supervisor
+from deserve_coordinator.supervisor import GREETING_BYTES, Supervisor
 from deserve_network.channel import Channel
 from deserve_network.control_messages import CONTROL, CONTROL_PROTOCOL, ModelRef
 from deserve_network.host import Host
@@ -160,7 +160,7 @@ async def run_coordinator(
         stack.push_async_callback(host.close)
 
         async def talk(stream: Stream) -> None:
-            await supervisor.serve(Channel(stream, CONTROL))
+            await supervisor.serve(Channel(stream, CONTROL, until_trusted=GREETING_BYTES))
 
         host.handle(CONTROL_PROTOCOL, talk)
 

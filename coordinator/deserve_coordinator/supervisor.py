@@ -29,10 +29,12 @@ from deserve_coordinator.fleet import (
 )
 from deserve_coordinator.greeting import check_hello, check_offer
 from deserve_coordinator.leases import Leases, holder_of
+from deserve_coordinator.planner import Capacity
 from deserve_coordinator.rings import apply
 from deserve_coordinator.session import ControlChannel, Session
 from deserve_network.control_messages import (
     PROTOCOL_VERSION,
+    Hello,
     LeaseRequest,
     Refused,
     RowsDone,
@@ -45,11 +47,15 @@ from deserve_network.control_messages import (
 )
 from deserve_network.errors import NetworkError
 
-__all__ = ["Supervisor"]
+__all__ = ["GREETING_BYTES", "Supervisor"]
 
 log = logging.getLogger(__name__)
 
 MAX_NODES = 1024
+MAX_GREETING = 256
+"""Channels whose node's Offer is not accepted yet: anybody may open one."""
+GREETING_BYTES = 64 << 10
+"""The largest message of such a node."""
 _KEPT_HOLDERS = 4096
 
 
@@ -78,6 +84,7 @@ class Supervisor:
         self._hello_timeout_s = hello_timeout_s
         self._offer_timeout_s = offer_timeout_s
         self._tick_s = tick_s
+        self._greeting = 0
         self._heads: dict[str, str] = {}
         """Holder -> peer id of its head, of this start of the coordinator."""
         self._lost: asyncio.Queue[str] = asyncio.Queue()
@@ -136,6 +143,17 @@ class Supervisor:
             await session.close()
 
     async def _greet(self, session: Session) -> None:
+        if self._greeting >= MAX_GREETING:
+            raise ProtocolViolation("nodes", f"this coordinator gets to know at most {MAX_GREETING} at a time")
+        self._greeting += 1
+        try:
+            hello, capacity = await self._hear_offer(session)
+        finally:
+            self._greeting -= 1
+        session.channel.trust()
+        self._admit(session, hello, capacity)
+
+    async def _hear_offer(self, session: Session) -> tuple[Hello, Capacity]:
         async with asyncio.timeout(self._hello_timeout_s):
             hello = check_hello(await session.channel.receive(), session.peer_id, self._join_token)
         session.hello = hello
@@ -149,7 +167,9 @@ class Supervisor:
                 continue
         if isinstance(message, Refused):
             raise ProtocolViolation(message.field, f"the node refused: {message.reason}")
-        capacity = check_offer(message, hello, model.digest)
+        return hello, check_offer(message, hello, model.digest)
+
+    def _admit(self, session: Session, hello: Hello, capacity: Capacity) -> None:
         earlier = self.sessions.pop(session.peer_id, None)
         if earlier is not None:
             earlier.refuse("peer_id", "this node connected again")

@@ -2,6 +2,7 @@
 
 TCP does not notice a peer that is stopped or unplugged, so both ends ping when they have nothing to say, and a peer
 that is silent for `silence_s` counts as dead. A channel does not reconnect: its owner opens a new one and says Hello.
+Before its owner has reason to trust the peer it may hold the channel to small messages.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from typing import Any
 
 from deserve_network.errors import ChannelClosed, NetworkError, ProtocolError
-from deserve_network.framing import Kind, Limits, Preamble, read_frame
+from deserve_network.framing import Kind, Limits, Preamble, read_content, read_preamble
 from deserve_network.schema import Table
 from deserve_network.stream import Stream
 
@@ -23,19 +24,31 @@ UNREAD_MESSAGES = 64
 
 
 class Channel:
-    """Messages to and from `peer_id`. Any number of tasks may send and receive; both are safe to cancel."""
+    """Messages to and from `peer_id`. Any number of tasks may send and receive; both are safe to cancel.
 
-    def __init__(self, stream: Stream, table: Table, *, silence_s: float = SILENCE_S) -> None:
+    `until_trusted`: bytes of the largest message that is read before `trust` is called; None: as large as the table
+    allows from the start.
+    """
+
+    def __init__(
+        self, stream: Stream, table: Table, *, silence_s: float = SILENCE_S, until_trusted: int | None = None
+    ) -> None:
         self.peer_id = stream.peer_id
         self._stream = stream
         self._table = table
         self._silence_s = silence_s
         self._limits = Limits(header_bytes=table.max_bytes, payload_bytes=0)
+        self._until_trusted = table.max_bytes if until_trusted is None else until_trusted
+        self._trusted = asyncio.Event()
         self._messages: asyncio.Queue[Any] = asyncio.Queue(UNREAD_MESSAGES)
         self._closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._sequence = 0
         self._last_write = time.monotonic()
         self._task = asyncio.create_task(self._run(), name=f"channel to {self.peer_id}")
+
+    def trust(self) -> None:
+        """From now on the peer may send messages as large as the table allows."""
+        self._trusted.set()
 
     async def send(self, message: object) -> None:
         """Raises `ChannelClosed`, also where the peer takes nothing for `silence_s`, and `SchemaError`."""
@@ -96,13 +109,27 @@ class Channel:
         while True:
             try:
                 async with asyncio.timeout(self._silence_s):
-                    preamble, header, _ = await read_frame(self._stream, self._limits)
+                    preamble = await read_preamble(self._stream, self._limits)
+                    await self._may_read(preamble)
+                    header, _ = await read_content(self._stream, preamble)
             except TimeoutError:
                 raise ChannelClosed(f"silent for {self._silence_s:g} s") from None
             if preamble.kind is Kind.DATA:
                 await self._messages.put(self._table.decode(header))
             elif preamble.kind is not Kind.PING:
                 raise ProtocolError(f"{preamble.kind.name} frame on a channel")
+
+    async def _may_read(self, preamble: Preamble) -> None:
+        """Wait with a large message until the peer is trusted: it may have come close behind the one that earns it."""
+        if preamble.header_bytes <= self._until_trusted or self._trusted.is_set():
+            return
+        try:
+            async with asyncio.timeout(self._silence_s / 2):
+                await self._trusted.wait()
+        except TimeoutError:
+            raise ProtocolError(
+                f"header of {preamble.header_bytes} bytes, at most {self._until_trusted} from a peer not yet trusted"
+            ) from None
 
     async def _ping(self) -> None:
         interval = self._silence_s / 4

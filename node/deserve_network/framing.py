@@ -27,7 +27,7 @@ from deserve_network.errors import ProtocolError
 if TYPE_CHECKING:
     from deserve_network.stream import Buffer, Stream
 
-__all__ = ["PREAMBLE_BYTES", "Kind", "Limits", "Preamble", "byte_views", "read_frame"]
+__all__ = ["PREAMBLE_BYTES", "Kind", "Limits", "Preamble", "byte_views", "read_content", "read_frame", "read_preamble"]
 
 MAGIC = b"DS"
 VERSION = 1
@@ -101,10 +101,21 @@ class Preamble:
 
 async def read_frame(stream: Stream, limits: Limits) -> tuple[Preamble, bytes, bytes]:
     """The next frame's preamble, header and payload. Raises `ProtocolError` and `StreamClosed`."""
-    preamble = Preamble.decode(await stream.read_exactly(PREAMBLE_BYTES), limits)
+    preamble = await read_preamble(stream, limits)
+    header, payload = await read_content(stream, preamble)
+    return preamble, header, payload
+
+
+async def read_preamble(stream: Stream, limits: Limits) -> Preamble:
+    """The first half of `read_frame`: nothing is allocated yet for what the frame declares."""
+    return Preamble.decode(await stream.read_exactly(PREAMBLE_BYTES), limits)
+
+
+async def read_content(stream: Stream, preamble: Preamble) -> tuple[bytes, bytes]:
+    """The second half of `read_frame`: header and payload."""
     header = await stream.read_exactly(preamble.header_bytes) if preamble.header_bytes else b""
     payload = await stream.read_exactly(preamble.payload_bytes) if preamble.payload_bytes else b""
-    return preamble, header, payload
+    return header, payload
 
 
 def byte_views(buffers: Sequence[Buffer]) -> list[memoryview]:

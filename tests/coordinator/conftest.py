@@ -206,6 +206,10 @@ class PipeChannel:
         self.said: asyncio.Queue[object] = asyncio.Queue()
         self.told: asyncio.Queue[object] = asyncio.Queue()
         self.closed = False
+        self.trusted = False
+
+    def trust(self) -> None:
+        self.trusted = True
 
     async def send(self, message: object) -> None:
         CONTROL.encode(message)

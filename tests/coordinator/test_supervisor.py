@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deserve_coordinator import supervisor
 from deserve_coordinator.fleet_view import network_object
 from deserve_network.control_messages import (
     Begin,
@@ -275,6 +276,30 @@ async def test_a_result_that_is_none_is_a_violation(swarm: Any, body: bytes, sta
     result = RowResult(lease.rows[0].row, lease.lease, lease.fence, body, status, 1, 1)
     head.channel.said.put_nowait(RowsDone(head.ring, head.epoch, 1, (result,)))
     assert (await head.hears(Refused)).field == field
+
+
+async def test_a_node_is_trusted_with_large_messages_once_its_offer_is_accepted(swarm: Any) -> None:
+    stranger = await swarm.join("a", offer=Offer("other", 0.1, "", 1, 1, 1))
+    await stranger.hears(Refused)
+    node = await swarm.join("b")
+    await until(lambda: "b" in swarm.supervisor.fleet.nodes)
+    assert (stranger.channel.trusted, node.channel.trusted) == (False, True)
+
+
+async def test_nodes_that_never_offer_anything_are_bounded_and_take_no_place_of_others(
+    swarm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "MAX_GREETING", 1)
+    for name in "ab":
+        await swarm.join(name)
+        await until(lambda name=name: name in swarm.supervisor.fleet.nodes)
+    silent = await swarm.join("s", offer=Stats("", 0, 1.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0.0))
+    await silent.hears(Welcome)
+    assert (await (await swarm.join("c")).hears(Refused)).field == "nodes"
+    swarm.leave(silent)
+    await until(lambda: silent.channel.closed)
+    await swarm.join("c")
+    await until(lambda: "c" in swarm.supervisor.fleet.nodes)
 
 
 async def test_a_node_that_connects_again_replaces_its_old_channel(swarm: Any) -> None:

@@ -110,6 +110,47 @@ async def test_a_peer_that_sends_garbage_is_dropped(hosts: tuple[Host, Host], ga
     assert here.peer_id in str(await asyncio.wait_for(failure, 5))
 
 
+SMALL = 1 << 10
+LARGE = Cancel("ring", tuple(range(1000, 2000)))
+
+
+async def small_channel(hosts: tuple[Host, Host], silence_s: float) -> tuple[Channel, Channel]:
+    here, there = hosts
+    accepted: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+
+    async def accept(stream: Stream) -> None:
+        accepted.set_result(Channel(stream, CONTROL, silence_s=silence_s, until_trusted=SMALL))
+
+    there.handle(CONTROL_PROTOCOL, accept)
+    near = Channel(await here.open_stream(there.addresses, CONTROL_PROTOCOL), CONTROL)
+    await near.send(HELLO)
+    await near.send(LARGE)
+    far = await accepted
+    assert await far.receive() == HELLO
+    return near, far
+
+
+async def test_a_large_message_waits_until_its_sender_is_trusted(hosts: tuple[Host, Host]) -> None:
+    near, far = await small_channel(hosts, silence_s=20)
+    waiting = asyncio.create_task(far.receive())
+    done, _ = await asyncio.wait([waiting], timeout=0.3)  # time itself is the subject: nothing may come
+    assert not done
+    far.trust()
+    assert await asyncio.wait_for(waiting, 5) == LARGE
+    await near.send(LARGE)
+    assert await asyncio.wait_for(far.receive(), 5) == LARGE
+    await near.close()
+    await far.close()
+
+
+async def test_a_large_message_of_a_peer_that_is_never_trusted_ends_the_channel(hosts: tuple[Host, Host]) -> None:
+    near, far = await small_channel(hosts, silence_s=0.4)
+    with pytest.raises(ChannelClosed, match="at most 1024 from a peer not yet trusted"):
+        await asyncio.wait_for(far.receive(), 5)
+    await near.close()
+    await far.close()
+
+
 async def test_an_idle_channel_stays_alive(hosts: tuple[Host, Host]) -> None:
     here, there = hosts
     accepted: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
