@@ -1,13 +1,16 @@
 """Causal attention of packed ragged queries over paged keys and values.
 
-Checks the arguments and chooses the kernel: C++ on the CPU, Triton on CUDA, the torch reference where neither is.
+Checks the arguments and chooses the kernel: C++ on the CPU, Triton on CUDA, the torch reference, after one warning,
+where neither is.
 The C++ kernel has one reduction order per query, so that a query's bits are the same in a prefill, a chunk or a decode
 and in any batch, on any number of threads.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -53,7 +56,7 @@ def paged_attention(
     attend: Callable[..., Tensor] = reference.paged_attention
     if queries.device.type == "cpu" and native_library() is not None:
         attend = _native
-    elif queries.device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+    elif queries.device.type == "cuda" and _has_triton():
         from deserve_kernels import triton_attention
 
         attend = triton_attention.paged_attention
@@ -70,6 +73,17 @@ def paged_attention(
         softcap=softcap,
         sinks=sinks,
     )
+
+
+@functools.cache
+def _has_triton() -> bool:
+    """Whether triton is installed; if not, one warning says so."""
+    if importlib.util.find_spec("triton") is not None:
+        return True
+    warnings.warn(
+        "the slow torch kernels are used: no package 'triton'; pip install triton", RuntimeWarning, stacklevel=3
+    )
+    return False
 
 
 def _check(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deserve_kernels import library, reference
+from deserve_kernels import attention, library, reference
 from deserve_kernels.attention import paged_attention
 from deserve_kernels.build import build, find_compiler
 from deserve_kernels.errors import BuildError
@@ -62,6 +62,15 @@ def test_without_a_compiler_the_reference_runs_after_one_warning(batch_of):
         first = batch.attend(paged_attention)
     assert torch.equal(first, batch.attend(reference.paged_attention))
     assert torch.equal(first, batch.attend(paged_attention))  # a second warning would be an error
+
+
+def test_without_triton_one_warning_names_the_package(monkeypatch):
+    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None)
+    attention._has_triton.cache_clear()
+    with pytest.warns(RuntimeWarning, match="pip install triton"):
+        assert not attention._has_triton()
+    assert not attention._has_triton()  # a second warning would be an error
+    attention._has_triton.cache_clear()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
