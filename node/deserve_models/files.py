@@ -21,6 +21,13 @@ __all__ = ["INDEX_FILE", "SINGLE_FILE", "ModelFiles", "Remote", "open_directory"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
+# What else decides which tokens a prompt becomes and where an answer ends; each only where the model has it.
+_TEXT_FILES = (
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt",
+    "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+    "vocab.json", "vocab.txt",
+)  # fmt: skip
+
 
 class Remote(Protocol):
     """Where missing tensor files come from."""
@@ -37,7 +44,8 @@ class ModelFiles:
     """A model whose configuration, tokenizer and index are in `directory`.
 
     `revision` is the commit of a Hub model, the file digest of a GGUF, and empty for a directory. `digest` is SHA-256
-    over config.json and the tensor index: equal digests mean equal architecture and tensor layout.
+    over config.json, the tensor index, generation_config.json and the tokenizer's files: equal digests mean equal
+    architecture, tensor layout, tokens and chat template. The tensors' values are not read. A GGUF's is the file's own.
     """
 
     id: str
@@ -119,6 +127,11 @@ def open_directory(id: str, revision: str, directory: Path, remote: Remote | Non
                 "convert them to safetensors"
             )
         raise ModelFileError(f"{directory}: neither {SINGLE_FILE} nor {INDEX_FILE}")
+    for name in _TEXT_FILES:
+        if (directory / name).is_file():
+            # Name and own digest, so that content cannot move between files unnoticed.
+            with (directory / name).open("rb") as stream:
+                digest.update(name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return ModelFiles(id, revision, directory, digest.hexdigest(), remote)
 
 

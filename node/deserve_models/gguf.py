@@ -12,12 +12,13 @@ import json
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deserve_models.cache import make_once
 from deserve_models.errors import ModelFileError, UnservableModelError
-from deserve_models.files import SINGLE_FILE, ModelFiles, open_directory, read_json
+from deserve_models.files import SINGLE_FILE, ModelFiles, open_directory
 from deserve_models.gguf_header import GgufHeader, read_gguf_header
 
 __all__ = ["convert", "open_gguf"]
@@ -27,7 +28,7 @@ _FORMAT = 1
 
 
 def open_gguf(id: str, file: Path, cache: Path) -> ModelFiles:
-    """The converted directory of `file`, made on first use. Its revision is the SHA-256 of the file.
+    """The converted directory of `file`, made on first use. Its revision and digest are the SHA-256 of the file.
 
     Raises `ModelFileError` for a truncated or foreign file, `UnservableModelError` for an architecture without a
     mapping.
@@ -35,7 +36,8 @@ def open_gguf(id: str, file: Path, cache: Path) -> ModelFiles:
     header = read_gguf_header(file)
     digest = _digest(file, cache)
     directory = make_once(cache / "gguf" / f"{digest}-{_FORMAT}", lambda target: convert(file, header, target))
-    return open_directory(id, digest, directory)
+    # Not the converted files' digest: another transformers may write the same tokenizer differently.
+    return replace(open_directory(id, digest, directory), digest=digest)
 
 
 def convert(file: Path, header: GgufHeader, directory: Path) -> None:
@@ -71,15 +73,7 @@ def convert(file: Path, header: GgufHeader, directory: Path) -> None:
     config.architectures = [type(model).__name__]
     config.dtype = "float32"
     config.save_pretrained(directory)
-    _drop_version(directory / "config.json")
     GenerationConfig.from_model_config(config).save_pretrained(directory)
-
-
-def _drop_version(config: Path) -> None:
-    """Take out what would give the same model another digest on a machine with another transformers."""
-    values = read_json(config)
-    values.pop("transformers_version", None)
-    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _dequantised(file: Path, header: GgufHeader, processor: Any, names: dict[str, str]) -> Iterator[tuple[str, Any]]:

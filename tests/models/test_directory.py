@@ -32,6 +32,23 @@ def test_the_digest_follows_config_and_index_but_not_the_place(model_directory: 
     assert resolve(str(moved)).digest != before
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_the_digest_follows_tokenizer_and_generation_config(model_directory: Path, name: str) -> None:
+    digests = []
+    for content in (None, "{}", '{"eos_token_id": 2}'):
+        (model_directory / name).unlink(missing_ok=True)
+        if content is not None:
+            (model_directory / name).write_text(content)
+        digests.append(resolve(str(model_directory)).digest)
+    assert len(set(digests)) == 3
+
+
+def test_the_digest_ignores_what_decides_no_token(model_directory: Path) -> None:
+    before = resolve(str(model_directory)).digest
+    (model_directory / "README.md").write_text("A model.")
+    assert resolve(str(model_directory)).digest == before
+
+
 def test_a_tail_without_an_output_head_needs_the_embedding(model_directory: Path) -> None:
     index = model_directory / "model.safetensors.index.json"
     table = json.loads(index.read_text())
