@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PackedLinear", "pack_linears"]
+__all__ = ["PackedLinear", "pack_linears", "product"]
 
 LARGEST_PART = 10
 SMALL_BYTES = 8 << 20
@@ -57,6 +57,14 @@ def pack_linears(model: nn.Module, tensor_bytes: int) -> None:
                 setattr(parent, name, PackedLinear(linear, pack=not shared and linear.weight.nbytes <= largest))
                 del linear
                 _return_freed_memory()
+
+
+def product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`inputs` [n, in] by a plain `weight` [out, in], maybe a transposed view: oneDNN's as above where it serves."""
+    if not _served(weight):
+        return nn.functional.linear(inputs, weight, bias)
+    outputs: Tensor = torch.ops.mkldnn._linear_pointwise.default(inputs, weight, bias, "none", [], "")
+    return outputs
 
 
 def _return_freed_memory() -> None:

@@ -18,6 +18,7 @@ from deserve_models.serving import check_servable
 from deserve_node.errors import ShardError, UnsupportedModelError
 from deserve_node.shard.attention import PROBE, SERVE, AttentionSlot, register
 from deserve_node.shard.cut import Boundary, cut_class, decoder, layer_list
+from deserve_node.shard.experts import SERVE_EXPERTS, register_experts
 from deserve_node.shard.independence import check_rows_are_independent
 from deserve_node.shard.linear import pack_linears
 from deserve_node.shard.shard import Shard
@@ -91,6 +92,7 @@ def _load(
     device: torch.device,
 ) -> Any:
     register()
+    register_experts()
     # transformers otherwise reads ahead on threads, and holds the experts of all layers before it fuses the first.
     os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
     transformers.utils.logging.disable_progress_bar()
@@ -102,6 +104,7 @@ def _load(
             dtype=dtype,
             device_map=None if device.type == "cpu" else {"": device},
             attn_implementation=SERVE,
+            experts_implementation=SERVE_EXPERTS if device.type == "cpu" else None,
             output_loading_info=True,
         )
     for problem in ("missing_keys", "mismatched_keys", "error_msgs", "conversion_errors"):

@@ -4,10 +4,9 @@ The arithmetic is transformers' own; attention and its memory are the caller's (
 into one row [1, T] with a position per token; nothing here depends on which token belongs to whom, and everything
 outside the matrix products works row by row. Rows beyond the real ones (padding, position 0) change no other row.
 
-Bit-equality over batch layouts therefore rests on the matrix products: the engine pads T to a multiple of 16, and
-the rows that reach the output head are padded here to the same multiple. Mixtures of experts are the exception: how
-many rows an expert gets depends on the routing of the whole batch, so their fp32 results may differ in the last bits
-between batches.
+Bit-equality over batch layouts therefore rests on the matrix products: the engine pads T to a multiple of 16, the
+rows that reach the output head are padded here to the same multiple, and `deserve_node.shard.experts` pads the rows
+that reach an expert.
 """
 
 from __future__ import annotations

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from deserve_models import ModelFiles, resolve
 from deserve_network.ring_messages import Admit, Chunk, Sampling
@@ -51,13 +61,19 @@ def build(kind: str, directory: Path) -> ModelFiles:
     model: PreTrainedModel
     if kind == "llama":
         model = LlamaForCausalLM(LlamaConfig(**sizes))
+    elif kind == "qwen3_moe":
+        experts = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48, "norm_topk_prob": True}
+        model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **experts, head_dim=16))
+    elif kind == "gpt_oss":
+        experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 24}
+        model = GptOssForCausalLM(GptOssConfig(**sizes, **experts, head_dim=16))
     else:
         model = Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=16, sliding_window=24))
     model.save_pretrained(directory)
     return resolve(str(directory))
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2"])
+@pytest.fixture(scope="module", params=["llama", "gemma2", "qwen3_moe", "gpt_oss"])
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     return build(request.param, tmp_path_factory.mktemp(request.param))
 
