@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import stat
 from pathlib import Path
@@ -90,6 +91,12 @@ class Rows(RuleBasedStateMachine):
         batch = batch_queries.batch(self.c, "b")
         assert batch is not None
         assert (batch.completed, batch.output_tokens) == (len(stored), 2 * len(stored))
+
+    @invariant()
+    def the_backlog_is_what_counting_the_rows_would_say(self) -> None:
+        states = [row["state"] for row in self.c.execute("SELECT state FROM rows")]
+        (backlog,) = row_queries.backlog(self.c)
+        assert (backlog.pending, backlog.leased) == (states.count("pending"), states.count("leased"))
 
     def teardown(self) -> None:
         self.c.close()
@@ -191,6 +198,41 @@ def test_rows_of_a_batch_that_has_begun_are_not_forgotten(memory: sqlite3.Connec
     assert batch is not None
     assert batch.total == 2
     assert row_queries.lease_rows(memory, "x", {"b": 9}, 1 << 20) is not None
+
+
+def test_the_backlog_is_asked_for_without_reading_rows(memory: sqlite3.Connection) -> None:
+    begin(memory, "b", 3)
+    asked: list[str] = []
+    memory.set_trace_callback(asked.append)
+    assert [(b.batch_id, b.pending, b.leased) for b in row_queries.backlog(memory)] == [("b", 3, 0)]
+    memory.set_trace_callback(None)
+    (statement,) = asked
+    plan = [row["detail"] for row in memory.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    assert [step for step in plan if step.startswith("SCAN")] == []
+    assert {step.split()[1] for step in plan if step.startswith("SEARCH")} == {"b", "o"}
+
+
+def test_rows_that_are_forgotten_leave_the_backlog(memory: sqlite3.Connection) -> None:
+    batch_queries.create_batch(memory, new_batch())
+    row_queries.insert_rows(memory, "b", [NewRow(0, "r", b"{}"), NewRow(1, "s", b"{}", Refusal(400, "c", "m", "p"))])
+    row_queries.remove_rows(memory, "b")
+    row_queries.insert_rows(memory, "b", [NewRow(0, "r", b"{}")])
+    batch_queries.transition(memory, "b", ("validating",), "in_progress", 5)
+    assert [(b.pending, b.leased) for b in row_queries.backlog(memory)] == [(1, 0)]
+
+
+def test_a_database_of_the_first_schema_gets_its_backlog_counted() -> None:
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as c:
+        c.row_factory = sqlite3.Row
+        c.execute("CREATE TABLE schema_version (version INTEGER PRIMARY KEY)")
+        c.executescript(migrations()[0][1])
+        c.execute("INSERT INTO schema_version VALUES (1)")
+        begin(c, "b", 5)
+        assert row_queries.lease_rows(c, "x", {"b": 2}, 1 << 20) is not None
+        migrate(c)
+        row_queries.release_ring(c, "x", failed=False)
+        assert row_queries.lease_rows(c, "y", {"b": 1}, 1 << 20) is not None
+        assert [(b.pending, b.leased) for b in row_queries.backlog(c)] == [(4, 1)]
 
 
 def test_migrations_are_numbered_and_run_once(memory: sqlite3.Connection) -> None:
