@@ -27,8 +27,8 @@ READ_AHEAD_BYTES = 8 << 20
 """A stream whose reader falls behind by this much pushes back through yamux; five seconds later its writer gives up."""
 READ_BYTES = 1 << 20
 JOIN_BYTES = 256 << 10
-"""Smaller buffers are joined before they are written, larger ones go out as they are: each write is an encrypted message
-of its own, which costs more than copying a step of some dozen rows (10 % of a small ring's processor time)."""
+"""Smaller buffers are joined before they are written, larger ones go out as they are: each write is an encrypted
+message of its own, which costs more than copying a step of some dozen rows (10 % of a small ring's processor time)."""
 CLOSE_GRACE_S = 2.0
 
 
