@@ -44,14 +44,15 @@ def coordinator() -> None:
 def start(**flags: Any) -> None:
     """Serve until interrupted."""
     from deserve_coordinator.config import CoordinatorConfig, parse_ring_size
-    from deserve_coordinator.errors import AddressInUse, AlreadyRunning, ConfigurationError, CoordinatorError
-    from deserve_coordinator.logs import configure_logs
+    from deserve_coordinator.errors import AddressInUse, ConfigurationError, CoordinatorError
     from deserve_models import ModelError, ModelUnreachableError
     from deserve_network.control_messages import LinkShape
     from deserve_network.errors import AddressError, IdentityError, NetworkError
+    from deserve_process.errors import DataInUse, ProcessError, SecretUnusable
+    from deserve_process.logs import configure_logs
     from deserve_text.errors import TextError
 
-    configure_logs(flags["log_level"], as_json=flags["log_json"])
+    configure_logs(flags["log_level"], ("deserve_coordinator", "deserve_network"), as_json=flags["log_json"])
     try:
         config = CoordinatorConfig(
             model=flags["model"],
@@ -78,13 +79,14 @@ def start(**flags: Any) -> None:
         ConfigurationError,
         AddressInUse,
         AddressError,
-        AlreadyRunning,
+        DataInUse,
         IdentityError,
         ModelError,
+        SecretUnusable,
         TextError,
     ) as error:
         raise click.UsageError(str(error)) from error
-    except (CoordinatorError, NetworkError) as error:
+    except (CoordinatorError, NetworkError, ProcessError) as error:
         raise click.ClickException(str(error)) from error
     if ended_by is signal.SIGINT:
         raise KeyboardInterrupt
@@ -124,13 +126,13 @@ async def _serve(config: Any, as_json: bool) -> signal.Signals:
 @click.option("--json", "as_json", is_flag=True)
 def status(url: str, api_key_file: Path | None, data: Path | None, as_json: bool) -> None:
     """Show nodes and rings."""
-    from deserve_coordinator.api.auth import read_secret
-    from deserve_coordinator.errors import ConfigurationError
+    from deserve_process.errors import SecretUnusable
+    from deserve_process.secret_file import read_secret
 
     file = api_key_file or (data / "api_key" if data else None)
     try:
         key = read_secret(file) if file else os.environ.get("DESERVE_API_KEY")
-    except ConfigurationError as error:
+    except SecretUnusable as error:
         raise click.UsageError(str(error)) from error
     if not key:
         raise click.UsageError("give --api-key-file, --data or DESERVE_API_KEY")

@@ -7,18 +7,12 @@ from pathlib import Path
 
 from deserve_coordinator.errors import ConfigurationError
 from deserve_network.control_messages import LinkShape
+from deserve_process.errors import AddressInvalid
+from deserve_process.listen_address import parse_host_port
 
-__all__ = ["CoordinatorConfig", "parse_ring_size", "split_address"]
+__all__ = ["CoordinatorConfig", "parse_ring_size"]
 
 DTYPES = ("float32", "bfloat16")
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Host and port of "host:port"; IPv6 in brackets. Raises `ConfigurationError`."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigurationError(f"--http {text}: expected HOST:PORT")
-    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def parse_ring_size(text: str) -> int | None:
@@ -58,4 +52,7 @@ class CoordinatorConfig:
         for name in ("latency_ms", "jitter_ms", "mbit"):
             if getattr(self.link, name) < 0:
                 raise ConfigurationError(f"--link-{name.replace('_', '-')}: must not be negative")
-        split_address(self.http)
+        try:
+            parse_host_port(self.http)
+        except AddressInvalid as error:
+            raise ConfigurationError(f"--http: {error}") from error

@@ -1,8 +1,7 @@
 """Every exception the coordinator raises on purpose.
 
 CoordinatorError
-├── StoreError            the data directory or database cannot be used
-│   └── AlreadyRunning    another coordinator holds the data directory
+├── StoreError            the database cannot be used
 ├── AddressInUse          a listening port is taken
 ├── ConfigurationError    a flag or file of the operator is wrong
 ├── PlanError             no ring can be cut from these nodes
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 __all__ = [
     "AddressInUse",
-    "AlreadyRunning",
     "BatchRefused",
     "ConfigurationError",
     "CoordinatorError",
@@ -31,11 +29,7 @@ class CoordinatorError(Exception):
 
 
 class StoreError(CoordinatorError):
-    """The data directory or database cannot be used."""
-
-
-class AlreadyRunning(StoreError):
-    """Another coordinator holds the data directory."""
+    """The database cannot be used."""
 
 
 class AddressInUse(CoordinatorError):

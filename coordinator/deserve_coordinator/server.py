@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from deserve_coordinator.api.application import Routes, build_application
-from deserve_coordinator.api.auth import load_or_create_key, read_secret
+from deserve_coordinator.api.auth import load_or_create_key
 from deserve_coordinator.api.batches import BatchesApi
 from deserve_coordinator.api.files import FilesApi
 from deserve_coordinator.api.models import ModelsApi
 from deserve_coordinator.api.operations import OperationsApi
 from deserve_coordinator.batch_lines import Check
 from deserve_coordinator.blobs import Blobs
-from deserve_coordinator.config import CoordinatorConfig, split_address
-from deserve_coordinator.data_lock import locked_data
+from deserve_coordinator.config import CoordinatorConfig
 from deserve_coordinator.errors import AddressInUse, ConfigurationError
 from deserve_coordinator.fleet import Policy
 from deserve_coordinator.fleet_view import network_object
@@ -37,6 +36,9 @@ from deserve_network.control_messages import CONTROL, CONTROL_PROTOCOL, ModelRef
 from deserve_network.host import Host
 from deserve_network.identity import load_or_create_identity
 from deserve_network.stream import Stream
+from deserve_process.data_directory import locked_data
+from deserve_process.listen_address import parse_host_port, show_host_port
+from deserve_process.secret_file import read_secret
 
 __all__ = ["Running", "ServedModel", "run_coordinator"]
 
@@ -95,7 +97,7 @@ def _policy(config: CoordinatorConfig, model: ServedModel) -> Policy:
 
 async def _listen_http(application: web.Application, address: str, stack: AsyncExitStack) -> str:
     """Serve until the stack ends; returns host:port with the real port. Raises `AddressInUse`."""
-    host, port = split_address(address)
+    host, port = parse_host_port(address)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
@@ -106,9 +108,7 @@ async def _listen_http(application: web.Application, address: str, stack: AsyncE
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(f"port {port} on {host} is in use; choose another with --http") from error
         raise ConfigurationError(f"--http {address}: {error.strerror}") from error
-    real = runner.addresses[0]
-    shown = f"[{real[0]}]" if ":" in real[0] else real[0]
-    return f"{shown}:{real[1]}"
+    return show_host_port(*runner.addresses[0][:2])
 
 
 @asynccontextmanager
@@ -121,10 +121,11 @@ async def run_coordinator(
 ) -> AsyncIterator[Running]:
     """A coordinator that is ready inside the `async with` and wholly stopped after it.
 
-    Raises `StoreError`, `AddressInUse`, `ConfigurationError`, and `NetworkError` for the node side's address.
+    Raises `ProcessError`, `StoreError`, `AddressInUse`, `ConfigurationError`, and `NetworkError` for the node side's
+    address.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(locked_data(config.data))
+        stack.enter_context(locked_data(config.data, "coordinator"))
         api_key = (
             load_or_create_key(config.data / "api_key")
             if config.api_key_file is None

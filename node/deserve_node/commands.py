@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,13 +15,16 @@ import click
 
 __all__ = ["node"]
 
-DEFAULT_DATA = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "deserve-net" / "node"
+
+def _default_data() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "deserve-net" / "node"
+
 
 _data = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
-    default=DEFAULT_DATA,
-    show_default=True,
+    default=_default_data,
+    show_default="~/.local/share/deserve-net/node",
     help="Directory of this node's identity and configuration.",
 )
 
@@ -47,7 +50,7 @@ def node() -> None:
 @node.command()
 @_data
 @click.option("--coordinator", default="", help="Multiaddress of the coordinator, ending in /p2p/<peer id>.")
-@click.option("--name", default=os.uname().nodename, show_default=True, help="How this node is shown to others.")
+@click.option("--name", default=socket.gethostname, help="How this node is shown to others.  [default: the host name]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
     """Create this node's identity and a commented configuration."""
@@ -95,8 +98,10 @@ def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose
     from deserve_network.errors import NetworkError
     from deserve_node.errors import NodeError
     from deserve_node.settings import SettingsError, load_settings, parse_bytes
+    from deserve_process.errors import ProcessError
+    from deserve_process.logs import configure_logs
 
-    _configure_logging(log_json, verbose)
+    configure_logs("debug" if verbose else "info", ("deserve_node", "deserve_network"), as_json=log_json)
     try:
         flags["model_paths"] = flags.pop("model_path") or None
         flags["memory_bytes"] = None if memory is None else parse_bytes(memory, "--memory")
@@ -110,7 +115,7 @@ def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose
     try:
         if asyncio.run(run_node(settings, announce=_announcer(as_json))) is signal.SIGINT:
             raise KeyboardInterrupt
-    except (NodeError, NetworkError) as error:
+    except (NodeError, NetworkError, ProcessError) as error:
         click.echo(f"Error: {error}", err=True)
         code = 2 if _is_usage(error) else 4 if isinstance(error, NetworkError) else 1
     except KeyboardInterrupt:
@@ -125,15 +130,16 @@ def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose
 @click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
 def status(data: Path, http: str | None, as_json: bool) -> None:
     """Show what a running node does: ring, layers, load, traffic."""
-    from deserve_node.settings import SettingsError, parse_host_port
     from deserve_node.status import NotRunningError, StatusError, fetch_status, published_address
+    from deserve_process.errors import AddressInvalid
+    from deserve_process.listen_address import parse_host_port
 
     try:
         if http:
-            parse_host_port(http, "--http")
+            parse_host_port(http)
         found = asyncio.run(fetch_status(http or published_address(data)))
-    except SettingsError as error:
-        _fail(str(error), code=2)
+    except AddressInvalid as error:
+        _fail(f"--http: {error}", code=2)
     except NotRunningError as error:
         _fail(str(error))
     except StatusError as error:
@@ -167,38 +173,15 @@ def _announcer(as_json: bool) -> Any:
     return announce
 
 
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": record.created,
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
-
-
-def _configure_logging(as_json: bool, verbose: bool) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        _JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for room in ("deserve_node", "deserve_network"):
-        logging.getLogger(room).setLevel(logging.DEBUG if verbose else logging.INFO)
-
-
 def _is_usage(error: Exception) -> bool:
     """A refusal by the coordinator, an address in use and the like are about what the operator asked for."""
     from deserve_network.errors import AddressError, IdentityError
     from deserve_node.daemon import RefusedError
-    from deserve_node.data_lock import DataError
     from deserve_node.http import HttpError
     from deserve_node.settings import SettingsError
+    from deserve_process.errors import ProcessError
 
-    return isinstance(error, AddressError | IdentityError | DataError | HttpError | RefusedError | SettingsError)
+    return isinstance(error, AddressError | IdentityError | HttpError | ProcessError | RefusedError | SettingsError)
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

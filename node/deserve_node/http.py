@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from deserve_node.daemon import Daemon
 from deserve_node.errors import NodeError
-from deserve_node.settings import parse_host_port
+from deserve_process.listen_address import parse_host_port, show_host_port
 
 __all__ = ["HttpError", "StatusServer"]
 
@@ -72,14 +72,13 @@ class StatusServer:
         app.add_routes([web.get("/healthz", healthz), web.get("/metrics", metrics), web.get("/status", status)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        host, port = parse_host_port(where, "http")
+        host, port = parse_host_port(where)
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             await runner.cleanup()
             raise HttpError(f"http: cannot listen on {where}: {error.strerror or error}") from error
-        bound_host, bound_port, *_ = runner.addresses[0]
-        return cls(runner, f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}")
+        return cls(runner, show_host_port(*runner.addresses[0][:2]))
 
     async def close(self) -> None:
         await self._runner.cleanup()

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
-import stat
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from deserve_node.errors import NodeError
+from deserve_process.errors import AddressInvalid, SecretUnusable
+from deserve_process.listen_address import parse_host_port
+from deserve_process.secret_file import read_secret
 
-__all__ = ["NodeSettings", "SettingsError", "load_settings", "parse_bytes", "parse_host_port", "read_join_token"]
+__all__ = ["NodeSettings", "SettingsError", "load_settings", "parse_bytes", "read_join_token"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _MOST_BYTES = 2**60
-_LONGEST_TOKEN = 256
 
 
 class SettingsError(NodeError):
@@ -59,31 +59,14 @@ def parse_bytes(text: str, name: str) -> int:
     return amount
 
 
-def parse_host_port(text: str, name: str) -> tuple[str, int]:
-    """ "127.0.0.1:8080" or "[::1]:8080". Raises `SettingsError` naming `name`."""
-    match = re.fullmatch(r"(\[[^\[\]]+\]|[^\[\]:]+):([0-9]{1,5})", text)
-    if match is None or int(match[2]) > 65535:
-        raise SettingsError(f"{name}: {text!r} is not HOST:PORT")
-    return match[1].strip("[]"), int(match[2])
-
-
 def read_join_token(path: str) -> str:
-    """The token in a file of one line, "" for no file. Raises `SettingsError` where others can read it, too."""
+    """The token in a file of one line, "" for no file. Raises `SettingsError`."""
     if not path:
         return ""
     try:
-        with open(path, encoding="ascii") as stream:
-            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-            token = stream.read(_LONGEST_TOKEN + 2).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"join_token_file: {path}: {error}") from error
-    if os.name == "posix" and mode & 0o077:
-        raise SettingsError(
-            f"join_token_file: {path}: mode {mode:04o} lets others read the token; run: chmod 600 {path}"
-        )
-    if not 1 <= len(token) <= _LONGEST_TOKEN or not token.isprintable():
-        raise SettingsError(f"join_token_file: {path}: expected one line of 1 to {_LONGEST_TOKEN} printable characters")
-    return token
+        return read_secret(Path(path))
+    except SecretUnusable as error:
+        raise SettingsError(f"join_token_file: {error}") from error
 
 
 def load_settings(data: Path, flags: dict[str, Any]) -> NodeSettings:
@@ -145,5 +128,8 @@ def _check(settings: NodeSettings) -> None:
     for pair in settings.model_paths:
         if not all(pair.partition("=")):
             raise SettingsError(f"model_paths: {pair!r} is not ID=DIRECTORY")
-    parse_host_port(settings.http, "http")
+    try:
+        parse_host_port(settings.http)
+    except AddressInvalid as error:
+        raise SettingsError(f"http: {error}") from error
     read_join_token(settings.join_token_file)

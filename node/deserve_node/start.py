@@ -13,10 +13,10 @@ import torch
 from deserve_network.host import Host
 from deserve_network.identity import load_or_create_identity
 from deserve_node.daemon import Daemon
-from deserve_node.data_lock import locked_data
 from deserve_node.http import StatusServer
 from deserve_node.settings import NodeSettings
 from deserve_node.status import published
+from deserve_process.data_directory import locked_data
 
 __all__ = ["run_node"]
 
@@ -31,7 +31,7 @@ async def run_node(settings: NodeSettings, *, announce: Announce) -> signal.Sign
     """Run until SIGINT or SIGTERM, and return which. `announce(name, peer_id, addresses, http)` is called once it is
     registered.
 
-    Raises `NodeError` or `NetworkError` where the node cannot run.
+    Raises `NodeError`, `NetworkError` or `ProcessError` where the node cannot run.
     """
     running = asyncio.create_task(_run(settings, announce))
     told_by: signal.Signals | None = None
@@ -56,7 +56,7 @@ async def _run(settings: NodeSettings, announce: Announce) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(locked_data(settings.data))
+        stack.enter_context(locked_data(settings.data, "node"))
         identity = load_or_create_identity(settings.data / "identity.key")
         host = await stack.enter_async_context(await Host.start(identity, [settings.listen]))
         unannounced = [announce]

@@ -13,8 +13,8 @@ from typing import Any
 
 import aiohttp
 
-from deserve_node.data_lock import is_held
 from deserve_node.errors import NodeError
+from deserve_process.data_directory import is_held
 
 __all__ = ["NotRunningError", "StatusError", "fetch_status", "published", "published_address"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 import socket
@@ -17,9 +16,8 @@ from click.testing import CliRunner
 from deserve_client.main import main
 from deserve_coordinator import server
 from deserve_coordinator.commands import coordinator
-from deserve_coordinator.config import CoordinatorConfig, parse_ring_size, split_address
+from deserve_coordinator.config import CoordinatorConfig, parse_ring_size
 from deserve_coordinator.errors import ConfigurationError
-from deserve_coordinator.logs import _JsonLines
 from deserve_coordinator.server import ServedModel
 from deserve_network.control_messages import ModelRef
 
@@ -109,20 +107,11 @@ def test_status_without_a_key_is_a_usage_error() -> None:
 
 
 def test_addresses_and_ring_sizes() -> None:
-    assert split_address("[::1]:80") == ("::1", 80)
-    assert split_address("0.0.0.0:0") == ("0.0.0.0", 0)
     assert (parse_ring_size("auto"), parse_ring_size("3")) == (None, 3)
     for text in ("80", ":x", "h:70000"):
         with pytest.raises(ConfigurationError):
-            split_address(text)
+            CoordinatorConfig("demo", Path("x"), http=text)
     with pytest.raises(ConfigurationError):
         parse_ring_size("0")
     with pytest.raises(ConfigurationError, match="dtype"):
         CoordinatorConfig("demo", Path("x"), dtype="int4")
-
-
-def test_a_log_line_is_one_json_object() -> None:
-    record = logging.LogRecord("deserve", logging.INFO, "f", 1, "two\n%s", ("lines",), None)
-    text = _JsonLines().format(record)
-    assert "\n" not in text
-    assert json.loads(text)["message"] == "two\nlines"

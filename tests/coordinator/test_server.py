@@ -15,13 +15,14 @@ import openai
 import pytest
 
 from deserve_coordinator.config import CoordinatorConfig
-from deserve_coordinator.errors import AddressInUse, AlreadyRunning, ConfigurationError, RowRefused
+from deserve_coordinator.errors import AddressInUse, RowRefused
 from deserve_coordinator.server import ServedModel, run_coordinator
 from deserve_network.channel import Channel
 from deserve_network.control_messages import CONTROL, CONTROL_PROTOCOL, ModelRef
 from deserve_network.errors import ChannelClosed
 from deserve_network.host import Host
 from deserve_network.identity import generate_identity
+from deserve_process.errors import DataInUse, SecretUnusable
 
 CHAT = "/v1/chat/completions"
 
@@ -195,7 +196,7 @@ async def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 async def test_a_data_directory_has_one_coordinator(tmp_path: Path) -> None:
     async with run_coordinator(config(tmp_path), MODEL):
-        with pytest.raises(AlreadyRunning):
+        with pytest.raises(DataInUse, match="another coordinator runs on"):
             async with run_coordinator(config(tmp_path), MODEL):
                 pass
 
@@ -204,7 +205,7 @@ async def test_a_data_directory_has_one_coordinator(tmp_path: Path) -> None:
 async def test_a_key_file_that_holds_no_key_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "key").write_text(text)
     (tmp_path / "key").chmod(0o600)
-    with pytest.raises(ConfigurationError, match=r"key: (expected|'ascii' codec)"):
+    with pytest.raises(SecretUnusable, match=r"key: (expected|'ascii' codec)"):
         async with run_coordinator(config(tmp_path / "data", api_key_file=tmp_path / "key"), MODEL):
             pass
 
@@ -212,6 +213,6 @@ async def test_a_key_file_that_holds_no_key_is_refused(tmp_path: Path, text: str
 async def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("sk-known-to-all")
     (tmp_path / "key").chmod(0o640)
-    with pytest.raises(ConfigurationError, match="key: mode 0640 lets others read the secret; run: chmod 600 "):
+    with pytest.raises(SecretUnusable, match="key: mode 0640 lets others read the secret; run: chmod 600 "):
         async with run_coordinator(config(tmp_path / "data", api_key_file=tmp_path / "key"), MODEL):
             pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deserve_node.settings import SettingsError, load_settings, parse_bytes, parse_host_port, read_join_token
+from deserve_node.settings import SettingsError, load_settings, parse_bytes, read_join_token
 
 COORDINATOR = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWXyz"
 
@@ -27,19 +27,6 @@ def test_amounts_of_memory(text, amount):
 def test_no_amounts_of_memory_are_named(text):
     with pytest.raises(SettingsError, match="--memory"):
         parse_bytes(text, "--memory")
-
-
-@pytest.mark.parametrize(
-    ("text", "parsed"), [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), ("h:65535", ("h", 65535))]
-)
-def test_addresses(text, parsed):
-    assert parse_host_port(text, "http") == parsed
-
-
-@pytest.mark.parametrize("text", ["", "x", ":80", "h:", "h:65536", "h:-1", "h:8²", "::1:80", "[]:80", "h:80/x"])
-def test_no_addresses_are_named(text):
-    with pytest.raises(SettingsError, match="http"):
-        parse_host_port(text, "http")
 
 
 @pytest.mark.parametrize(

@@ -6,37 +6,22 @@ import hashlib
 import hmac
 import os
 import secrets
-import stat
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from deserve_coordinator.api.problems import Handler, Problem
-from deserve_coordinator.errors import ConfigurationError
+from deserve_process.secret_file import read_secret
 
-__all__ = ["key_middleware", "load_or_create_key", "read_secret"]
-
-_LONGEST_SECRET = 256
-
-
-def read_secret(path: Path) -> str:
-    """One line of printable text in a file of its owner. Raises `ConfigurationError` naming the file."""
-    try:
-        with path.open(encoding="ascii") as stream:
-            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-            secret = stream.read(_LONGEST_SECRET + 2).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
-    if os.name == "posix" and mode & 0o077:
-        raise ConfigurationError(f"{path}: mode {mode:04o} lets others read the secret; run: chmod 600 {path}")
-    if not 1 <= len(secret) <= _LONGEST_SECRET or not secret.isprintable():
-        raise ConfigurationError(f"{path}: expected one line of 1 to {_LONGEST_SECRET} printable ASCII characters")
-    return secret
+__all__ = ["key_middleware", "load_or_create_key"]
 
 
 def load_or_create_key(path: Path) -> str:
-    """The key in `path`; where there is none, a new random one is written with mode 0600."""
+    """The key in `path`; where there is none, a new random one is written with mode 0600.
+
+    Raises `SecretUnusable`.
+    """
     if path.exists():
         return read_secret(path)
     key = f"sk-deserve-{secrets.token_urlsafe(32)}"

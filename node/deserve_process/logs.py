@@ -6,11 +6,14 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterable
 
-__all__ = ["configure_logs"]
+__all__ = ["JsonLines", "configure_logs"]
 
 
-class _JsonLines(logging.Formatter):
+class JsonLines(logging.Formatter):
+    """time (Unix seconds), level, logger, message, and exception where there is one."""
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": round(record.created, 3),
@@ -29,10 +32,10 @@ class _Lines(logging.Formatter):
         self.converter = time.gmtime
 
 
-def configure_logs(level: str, *, as_json: bool) -> None:
-    """`level` is a name of the logging module, in any case. Libraries speak up from warnings on."""
+def configure_logs(level: str, packages: Iterable[str], *, as_json: bool) -> None:
+    """Our `packages` log from `level` on, a name of the logging module in any case; libraries from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if as_json else _Lines())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for name in ("deserve_coordinator", "deserve_network"):
-        logging.getLogger(name).setLevel(level.upper())
+    handler.setFormatter(JsonLines() if as_json else _Lines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for package in packages:
+        logging.getLogger(package).setLevel(level.upper())
