@@ -18,6 +18,7 @@ from deserve_network.control_messages import (
     RowsReturned,
     RowsStored,
 )
+from deserve_text.error_body import error_body
 
 __all__ = ["Outbox", "returned_in_parts"]
 
@@ -107,6 +108,5 @@ def _sendable(result: RowResult) -> RowResult:
     if len(result.body) <= MAX_BODY_BYTES:
         return result
     message = f"the response has {len(result.body)} bytes, at most {MAX_BODY_BYTES} can be returned: ask for less"
-    error = {"message": message, "type": "invalid_request_error", "param": "logprobs", "code": "response_too_large"}
-    body = json.dumps({"error": error}).encode()
+    body = json.dumps(error_body(400, message, param="logprobs", code="response_too_large")).encode()
     return RowResult(result.row, result.lease, result.fence, body, 400, result.prompt_tokens, result.completion_tokens)

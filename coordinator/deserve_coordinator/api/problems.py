@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from deserve_coordinator.errors import BatchRefused
+from deserve_text.error_body import error_body
 
 __all__ = ["Problem", "error_response", "problem_middleware", "stamp_request_id"]
 
@@ -31,16 +32,8 @@ class Problem(Exception):
         self.code = code
 
 
-def _kind(status: int) -> str:
-    if status == 401:
-        return "authentication_error"
-    return "invalid_request_error" if status < 500 else "server_error"
-
-
 def error_response(status: int, message: str, param: str | None = None, code: str | None = None) -> web.Response:
-    """`{"error": {message, type, param, code}}` with the given HTTP status."""
-    detail = {"message": message, "type": _kind(status), "param": param, "code": code}
-    return web.json_response({"error": detail}, status=status)
+    return web.json_response(error_body(status, message, param=param, code=code), status=status)
 
 
 @web.middleware

@@ -21,6 +21,7 @@ from deserve_coordinator.store.records import (
     ReturnedRow,
     RowOutcome,
 )
+from deserve_text.error_body import error_body
 
 __all__ = [
     "MAX_FAILURES",
@@ -42,10 +43,9 @@ MAX_FAILURES = 10
 """Leases of one row that may end in a failure of their ring before the row itself is taken for the cause."""
 
 
-def error_body(refusal: Refusal) -> bytes:
-    kind = "invalid_request_error" if 400 <= refusal.status < 500 else "server_error"
-    detail = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code}
-    return json.dumps({"error": detail}).encode()
+def _error_body(refusal: Refusal) -> bytes:
+    body = error_body(refusal.status, refusal.message, param=refusal.param, code=refusal.code)
+    return json.dumps(body).encode()
 
 
 def insert_rows(c: sqlite3.Connection, batch_id: str, rows: Sequence[NewRow]) -> None:
@@ -57,7 +57,7 @@ def insert_rows(c: sqlite3.Connection, batch_id: str, rows: Sequence[NewRow]) ->
             (batch_id, new.ordinal, new.custom_id, new.body, state),
         ).lastrowid
         if new.refusal is not None and key is not None:
-            _record(c, batch_id, key, new.refusal.status, error_body(new.refusal), 0, 0)
+            _record(c, batch_id, key, new.refusal.status, _error_body(new.refusal), 0, 0)
 
 
 def remove_rows(c: sqlite3.Connection, batch_id: str) -> None:
@@ -205,7 +205,7 @@ def _release(c: sqlite3.Connection, rows: Sequence[sqlite3.Row], failed: bool) -
     for row in rows:
         if failed and row["failures"] + 1 >= MAX_FAILURES:
             message = f"the row was lost {MAX_FAILURES} times with the ring that computed it"
-            _record(c, row["batch_id"], row["key"], 500, error_body(Refusal(500, "retries_exhausted", message)), 0, 0)
+            _record(c, row["batch_id"], row["key"], 500, _error_body(Refusal(500, "retries_exhausted", message)), 0, 0)
         else:
             c.execute(
                 "UPDATE rows SET state = 'pending', failures = failures + ? WHERE key = ?", (int(failed), row["key"])

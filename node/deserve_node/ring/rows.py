@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
 
 from deserve_network.control_messages import Lease, LeasedRow, RowLog, RowResult
 from deserve_network.ring_messages import Admit, SampledToken, Sampling, TokenBias
 from deserve_node.ring.scheduler import Row
+from deserve_text.error_body import error_body
 from deserve_text.errors import RequestError
 from deserve_text.output import OutputText
 from deserve_text.requests import CompletionRequest, parse_request
@@ -114,13 +114,7 @@ def sampling_of(request: CompletionRequest, text: TextModel, seed: int) -> Sampl
     )
 
 
-def _error_type(error: RequestError) -> str:
-    return "invalid_request_error" if error.status < 500 else "server_error"
-
-
 def error_result(leased: LeasedRow, lease: int, fence: int, error: RequestError) -> RowResult:
     """A row that ends as an error, in OpenAI's shape."""
-    body: dict[str, Any] = {
-        "error": {"message": error.message, "type": _error_type(error), "param": error.param, "code": error.code}
-    }
+    body = error_body(error.status, error.message, param=error.param, code=error.code)
     return RowResult(leased.row, lease, fence, json.dumps(body).encode(), error.status, 0, 0)
