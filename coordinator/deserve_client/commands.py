@@ -12,9 +12,9 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
@@ -187,9 +187,15 @@ def wait(connect: Callable[[], CoordinatorClient], batch_id: str, output: Path |
 @click.argument("batch_id")
 @click.option("--output", type=NEW_FILE, help="Write the results here instead of stdout.")
 @click.option("--errors", type=NEW_FILE, help="Write the rows that failed here; alone, fetches nothing else.")
+@as_json
 @connection
-def get(connect: Callable[[], CoordinatorClient], batch_id: str, output: Path | None, errors: Path | None) -> None:
-    """Fetch the results of a batch that has ended; a broken download is resumed by the same command."""
+def get(
+    connect: Callable[[], CoordinatorClient], batch_id: str, output: Path | None, errors: Path | None, as_json: bool
+) -> None:
+    """Fetch the results of a batch that has ended; a broken download is resumed by the same command.
+
+    With --json stdout holds one value: the results as an array or, where they go to a file, the batch.
+    """
     client = connect()
 
     async def work() -> int:
@@ -211,7 +217,9 @@ def get(connect: Callable[[], CoordinatorClient], batch_id: str, output: Path | 
                     raise ClientError(
                         "\n".join([f"{batch_id} ({ended['status']}) has no results", *fault_lines(ended)])
                     )
-                await _fetch_results(client, ended["output_file_id"], output)
+                await _fetch_results(client, ended["output_file_id"], output, as_json)
+            if as_json and (output is not None or errors is not None):
+                show(ended, as_json)
             return exit_code_of(ended)
 
     sys.exit(run(work(), lambda: f"continue with the same command: deserve batch get {batch_id}"))
@@ -221,7 +229,7 @@ def write_nothing(path: Path) -> None:
     path.write_bytes(b"")
 
 
-async def _fetch_results(client: CoordinatorClient, file_id: str, output: Path | None) -> None:
+async def _fetch_results(client: CoordinatorClient, file_id: str, output: Path | None, as_json: bool) -> None:
     from deserve_client.download import download
 
     if output is not None:
@@ -232,7 +240,19 @@ async def _fetch_results(client: CoordinatorClient, file_id: str, output: Path |
         path = Path(directory) / "results.jsonl"
         await download(client, file_id, path, warn=say)
         with path.open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
+            if as_json:
+                write_array(file, sys.stdout.buffer)
+            else:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+
+
+def write_array(lines: Iterable[bytes], stream: BinaryIO) -> None:
+    """JSON lines as one JSON array, a line at a time: results may be larger than memory."""
+    before = b"["
+    for line in lines:
+        stream.write(before + line.rstrip(b"\n"))
+        before = b",\n"
+    stream.write(b"[]\n" if before == b"[" else b"]\n")
 
 
 @batch.command()

@@ -25,7 +25,8 @@ def model() -> None:
 @model.command()
 @click.argument("id")
 @click.option("--revision", help="Branch, tag or commit of a Hub id.")
-def path(id: str, revision: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def path(id: str, revision: str | None, as_json: bool) -> None:
     """Print the directory that holds model ID in Hugging Face layout, after making it if need be.
 
     ID is "demo", a directory in Hugging Face layout, a .gguf file, or a Hub id.
@@ -34,7 +35,10 @@ def path(id: str, revision: str | None) -> None:
         files = resolve(id, revision=revision)
     except ModelError as error:
         _fail(error)
-    click.echo(files.directory)
+    if as_json:
+        click.echo(json.dumps({"id": files.id, "revision": files.revision, "directory": str(files.directory)}))
+    else:
+        click.echo(files.directory)
 
 
 @model.command(name="inspect")

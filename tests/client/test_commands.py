@@ -1,10 +1,13 @@
 """The commands as processes: what they print where, and how they end."""
 
 import asyncio
+import io
 import json
 import signal
 
 import pytest
+
+from deserve_client.commands import write_array
 
 
 def ids(text: str) -> list[str]:
@@ -88,6 +91,21 @@ async def test_get_writes_results_to_stdout(deserve, batch_path):
     await deserve("batch", "submit", batch_path, "--wait")
     done = await deserve("batch", "get", "batch_0")
     assert (done.code, ids(done.out), done.err) == (0, ["row-0", "row-1", "row-2"], "")
+
+
+async def test_get_with_json_prints_one_value(deserve, batch_path, tmp_path):
+    await deserve("batch", "submit", batch_path, "--wait")
+    done = await deserve("batch", "get", "batch_0", "--json")
+    assert (done.code, [row["custom_id"] for row in json.loads(done.out)]) == (0, ["row-0", "row-1", "row-2"])
+    done = await deserve("batch", "get", "batch_0", "--json", "--output", tmp_path / "out")
+    assert json.loads(done.out)["status"] == "completed"
+    assert ids((tmp_path / "out").read_text()) == ["row-0", "row-1", "row-2"]
+
+
+def test_no_results_are_an_empty_array():
+    stream = io.BytesIO()
+    write_array([], stream)
+    assert json.loads(stream.getvalue()) == []
 
 
 async def test_get_before_the_end_says_to_wait(deserve, batch_path):

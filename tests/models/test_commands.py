@@ -20,6 +20,12 @@ def test_path_prints_the_directory_alone(model_directory: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, f"{model_directory}\n")
 
 
+def test_path_as_json_names_model_and_revision(model_directory: Path) -> None:
+    result = CliRunner().invoke(model, ["path", str(model_directory), "--json"])
+    name = str(model_directory)
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"id": name, "revision": "", "directory": name})
+
+
 def test_inspect_prints_sizes_from_headers(model_directory: Path) -> None:
     result = CliRunner().invoke(model, ["inspect", str(model_directory), "--dtype", "bfloat16", "--json"])
     assert result.exit_code == 0
