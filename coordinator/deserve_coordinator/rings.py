@@ -109,8 +109,11 @@ def _unstick(fleet: Fleet, event: RingStuck, now: float, actions: list[Action]) 
     ring = fleet.rings.get(event.ring)
     if ring is None or ring.epoch != event.epoch:
         return fleet
-    # The head composes every step and saw no error: of all stages it is the likeliest to hang.
-    fleet = _rest(fleet, ring.stages[0].peer_id, now)
+    # The head composes every step and saw no error: of all stages it is the likeliest to hang. It rests for so long
+    # that the others go on without it where they can, or the same ring would hang again.
+    head = fleet.nodes[ring.stages[0].peer_id]
+    head = replace(head, failures=head.failures + 1, rests_until_s=now + fleet.policy.longest_rest_s)
+    fleet = replace(fleet, nodes={**fleet.nodes, head.peer_id: head})
     return _dissolve(fleet, ring, "no progress for as long as a lease lasts", now, actions, failed=True)
 
 

@@ -127,7 +127,7 @@ def test_a_failing_stage_rests_longer_each_time() -> None:
     assert fleet.nodes["a"].failures == 0
 
 
-def test_a_ring_that_is_stuck_is_dissolved_and_planned_anew_after_its_head_has_rested() -> None:
+def test_a_ring_that_is_stuck_is_dissolved_and_goes_on_without_its_head_for_a_while() -> None:
     fleet, _ = run(Fleet(POLICY), NodeJoined(member("a")), NodeJoined(member("b")))
     fleet, _ = serve(fleet)
     after, actions = run(fleet, RingStuck("r-1", 2), RingStuck("r-9", 1))
@@ -135,9 +135,13 @@ def test_a_ring_that_is_stuck_is_dissolved_and_planned_anew_after_its_head_has_r
     fleet, actions = run(fleet, RingStuck("r-1", 1), now=10.0)
     assert RingEnded("r-1", 1, head_lives=True, failed=True) in actions
     assert {peer for peer, _ in sent(actions, Release)} == {"a", "b"}
-    assert (fleet.rings, fleet.nodes["a"].rests_until_s, fleet.nodes["b"].rests_until_s) == ({}, 11.0, 0.0)
-    fleet, actions = run(fleet, Tick(), now=11.0)
-    assert [(m.ring, m.epoch) for _, m in sent(actions, Assign) if isinstance(m, Assign)] == [("r-1", 2)] * 2
+    assert (fleet.rings, fleet.nodes["a"].rests_until_s, fleet.nodes["b"].rests_until_s) == ({}, 70.0, 0.0)
+    fleet, _ = run(fleet, Tick(), now=15.0)
+    assert layers(fleet) == {"r-1": [("b", 0, 8)]}
+    assert fleet.rings["r-1"].epoch == 2
+    fleet, _ = serve(fleet, now=16.0)
+    fleet, _ = run(fleet, Tick(), now=75.0)
+    assert {place.peer_id for place in fleet.rings["r-1"].stages} == {"a", "b"}
 
 
 def test_only_a_ring_that_could_not_go_on_ends_as_failed() -> None:
