@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -56,7 +57,12 @@ def _serve_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
 def _run_expert(module: Any, expert: int, rows: Tensor) -> Tensor:
     """One expert over `rows` [n, hidden]; the flags are those of transformers' `use_experts_implementation`."""
     inner = _project(module, "gate_up_proj" if module.has_gate else "up_proj", expert, rows)
-    inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+    if module.has_gate:
+        # gpt-oss calls sigmoid itself; in small parts threads do not cut it inside a vector (`shard.activation`).
+        parts = len(inner) // ROW_MULTIPLE
+        inner = torch.cat([module._apply_gate(part) for part in inner.tensor_split(parts)])
+    else:
+        inner = module.act_fn(inner)
     outer = _project(module, "down_proj", expert, inner)
     return module.post_expert_norm(outer) if module.has_post_expert_norm else outer
 

@@ -16,6 +16,7 @@ import transformers
 from deserve_models import ModelError, ModelFiles, UnservableModelError
 from deserve_models.serving import check_servable
 from deserve_node.errors import ShardError, UnsupportedModelError
+from deserve_node.shard.activation import split_activations
 from deserve_node.shard.attention import PROBE, SERVE, AttentionSlot, register
 from deserve_node.shard.cut import Boundary, cut_class, decoder, layer_list
 from deserve_node.shard.experts import SERVE_EXPERTS, register_experts
@@ -56,6 +57,8 @@ def load_shard(files: ModelFiles, first: int, last: int, *, dtype: torch.dtype, 
     _probe(model, first, last, slot, boundary)
     shard = Shard(model, first, last, slot, boundary)
     pack_linears(model, shard.tensor_bytes)
+    if device.type == "cpu":
+        split_activations(model)
     check_rows_are_independent(shard)
     return shard
 
