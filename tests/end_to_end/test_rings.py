@@ -64,25 +64,14 @@ async def run_and_join(net, source, output):
         return await batch
 
 
-# One of the two suffices for a quick run: the honest kind where this machine can do it.
-WANS = [
-    pytest.param("inline", marks=[pytest.mark.soak] if why_unavailable() is None else []),
-    pytest.param(
-        "netns",
-        marks=[
-            pytest.mark.netns,
-            pytest.mark.skipif(why_unavailable() is not None, reason=f"no network namespaces: {why_unavailable()}"),
-        ],
-    ),
-]
+# Where there are network namespaces, `test_second_machine` says this of the honest kind, and suffices for a quick run.
+long_where_there_are_namespaces = pytest.mark.soak if why_unavailable() is None else lambda test: test
 
 
-@pytest.mark.parametrize("wan", WANS)
-async def test_a_node_that_joins_while_a_batch_runs_is_put_to_use(wan, tiny_model, reference_model, tmp_path):
+@long_where_there_are_namespaces
+async def test_a_node_that_joins_while_a_batch_runs_is_put_to_use(tiny_model, reference_model, tmp_path):
     source, output = rows_of(tiny_model, tmp_path, 32, 60), tmp_path / "out.jsonl"
-    config = TestnetConfig(
-        model=str(tiny_model), nodes=2, latency_ms=200, wan=wan, spare_members=1, memory="64MiB", settle_s=0.1
-    )
+    config = TestnetConfig(model=str(tiny_model), nodes=2, latency_ms=200, memory="64MiB", settle_s=0.1)
     async with Testnet(config) as net:
         report = await run_and_join(net, source, output)
     assert (report.completed, report.failed) == (32, 0)
