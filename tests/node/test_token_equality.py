@@ -54,9 +54,9 @@ def test_greedy_tokens_equal_transformers_on_human_eval(demo: ModelFiles, count:
     ties = []
     for number, (prompt, generated) in enumerate(rows):
         assert len(generated) == NEW_TOKENS
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = model(torch.tensor([prompt + generated])).logits[0, len(prompt) - 1 : -1]
-        logits[:, end_of_sequence] = -torch.inf
+            logits[:, end_of_sequence] = -torch.inf
         top = logits.topk(2, dim=-1)
         for position in range(NEW_TOKENS):
             if top.indices[position, 0] != generated[position]:
