@@ -60,6 +60,10 @@ def _network_options(latency_ms: float = 0.0) -> Callable[[Callable[..., Any]], 
     return add
 
 
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
 def _fail(error: TestnetError) -> NoReturn:
     click.echo(f"Error: {error}", err=True)
     click.get_current_context().exit(error.exit_code)
@@ -104,7 +108,7 @@ def run(ctx: click.Context, /, source: Path, output: Path, timeout_s: float, as_
     from deserve_testnet.run import run_file
 
     config = _config(flags)
-    report = _run(lambda: run_file(config, source, output, timeout_s=timeout_s))
+    report = _run(lambda: run_file(config, source, output, timeout_s=timeout_s, say=_say))
     click.echo(json.dumps(report.as_json()) if as_json else report.as_text())
     ctx.exit(report.exit_code)
 
@@ -121,7 +125,7 @@ def up(as_json: bool, **flags: Any) -> None:
     from deserve_testnet.serving import serve
 
     config = _config(flags)
-    _run(lambda: serve(config, lambda line: click.echo(json.dumps(line))))
+    _run(lambda: serve(config, lambda line: click.echo(json.dumps(line)), _say))
 
 
 @testnet.command()
@@ -133,6 +137,6 @@ def demo(ctx: click.Context, /, output: Path, **flags: Any) -> None:
     from deserve_testnet.demo import run_demo
 
     config = _config(flags)
-    text, exit_code = _run(lambda: run_demo(config, output))
+    text, exit_code = _run(lambda: run_demo(config, output, _say))
     click.echo(text)
     ctx.exit(exit_code)

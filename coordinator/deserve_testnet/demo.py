@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ __all__ = ["run_demo"]
 _WIDTH = 96
 
 
-async def run_demo(config: TestnetConfig, output: Path) -> tuple[str, int]:
-    """What to print, and the exit code; `output` gets every row. Raises TestnetError."""
+async def run_demo(
+    config: TestnetConfig, output: Path, say: Callable[[str], None] = lambda line: None
+) -> tuple[str, int]:
+    """What to print, and the exit code; `output` gets every row, `say` what happens meanwhile. Raises TestnetError."""
     rows = demo_rows(config.model)
     with tempfile.TemporaryDirectory(prefix="deserve-demo-") as directory:
         source = Path(directory) / "demo.jsonl"
         source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        report = await run_file(config, source, output)
+        report = await run_file(config, source, output, say=say)
     # A question of the first topic, one of a later, and a program to complete.
     shown = _conversations([rows[0], rows[len(rows) // 4], rows[-1]], output)
     return "\n".join([report.as_text(), *shown]), report.exit_code

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,21 @@ _POLL_S = 0.2
 _FIGURES_DEADLINE_S = 3.0
 
 
-async def run_file(config: TestnetConfig, source: Path, output: Path, *, timeout_s: float = 0.0) -> RunReport:
-    """Start a network, send `source` through it, write `output`, end the network.
+async def run_file(
+    config: TestnetConfig,
+    source: Path,
+    output: Path,
+    *,
+    timeout_s: float = 0.0,
+    say: Callable[[str], None] = lambda line: None,
+) -> RunReport:
+    """Start a network, send `source` through it, write `output`, end the network; `say` hears how the start goes on.
 
     After `timeout_s` (0: never) rows that are left are cancelled. Raises UsageError for an input that cannot be a batch
     (naming line and field) or an output that cannot be written, ProcessDied where a process of the network ends early.
     """
     _check_before_start(source, output)
-    async with Testnet(config) as net:
+    async with Testnet(config, say) as net:
         return await net.unless_one_dies(run_batch(net, source, output, timeout_s=timeout_s))
 
 
@@ -80,6 +87,8 @@ async def run_batch(net: Testnet, source: Path, output: Path, *, timeout_s: floa
 def _check_before_start(source: Path, output: Path) -> None:
     if not output.parent.is_dir() or output.is_dir():
         raise UsageError(f"--output: {output}: no file can be written there")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UsageError(f"--output: {output} is the file that --input names; results would replace the prompts")
     with tempfile.TemporaryDirectory(prefix="deserve-parts-") as directory:
         _check(source, Path(directory))
 

@@ -12,12 +12,16 @@ from deserve_testnet.testnet import Testnet
 __all__ = ["serve"]
 
 
-async def serve(config: TestnetConfig, announce: Callable[[dict[str, Any]], None]) -> None:
+async def serve(
+    config: TestnetConfig, announce: Callable[[dict[str, Any]], None], say: Callable[[str], None] = lambda line: None
+) -> None:
     """Call `announce` once with what a client needs when every ring serves, then wait to be cancelled.
+
+    `say` hears how the start goes on.
 
     Raises ProcessDied when a process of the network ends by itself.
     """
-    async with Testnet(config) as net:
+    async with Testnet(config, say) as net:
         line: dict[str, Any] = {"base_url": net.base_url, "api_key": net.api_key, "multiaddr": net.multiaddr}
         if net.internet is not None:
             # Coordinator, nodes, spare ones: what `ip netns exec` and `--listen` need to start another node.

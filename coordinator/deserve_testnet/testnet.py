@@ -12,7 +12,7 @@ import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,6 +22,7 @@ from deserve_testnet.config import TestnetConfig
 from deserve_testnet.errors import TestnetError, UsageError
 from deserve_testnet.network_view import NetworkView
 from deserve_testnet.processes import Process, Processes
+from deserve_testnet.ring_size import check_ring_size
 from deserve_testnet.wan.internet import Internet
 
 __all__ = ["Testnet"]
@@ -48,8 +49,10 @@ class Testnet:
     directory: Path
     view: NetworkView
 
-    def __init__(self, config: TestnetConfig) -> None:
+    def __init__(self, config: TestnetConfig, say: Callable[[str], None] = lambda line: None) -> None:
+        """`say` gets a line for each step of the start."""
         self.config = config
+        self._say = say
         self.nodes: list[Process] = []
         self.internet: Internet | None = None
         self._numbers = itertools.count(1)
@@ -129,6 +132,9 @@ class Testnet:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         config = self.config
+        await check_ring_size(config)
+        nodes = "1 node" if config.nodes == 1 else f"{config.nodes} nodes"
+        self._say(f"starting a coordinator and {nodes}; the model is {config.model}")
         if config.wan == "netns":
             self.internet = await Internet.start(
                 self._processes,
@@ -140,16 +146,22 @@ class Testnet:
             )
         address = self._address(_COORDINATOR_MEMBER)
         await self._start_coordinator(f"{address}:0", f"/ip4/{address}/tcp/0")
+        self._say("the coordinator is ready")
         self.view = await stack.enter_async_context(NetworkView(self.base_url, self.api_key))
         # No more at once than there are cores: a node measures its speed at the start, and its share of layers with it.
         turns = asyncio.Semaphore(max(1, config.cores // config.node_threads))
 
+        registered = itertools.count(1)
+
         async def add_in_turn() -> None:
             async with turns:
                 await self.add_node()
+            self._say(f"node {next(registered)} of {config.nodes} registered")
 
         await asyncio.gather(*(add_in_turn() for _ in range(config.nodes)))
-        await self.until_serving(config.rings)
+        for ring in range(1, config.rings + 1):
+            await self.until_serving(ring)
+            self._say(f"ring {ring} of {config.rings} serves")
 
     async def _start_coordinator(self, http: str, listen: str) -> None:
         arguments = self._coordinator_arguments(http, listen)
