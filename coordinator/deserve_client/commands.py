@@ -90,6 +90,8 @@ def submit(
     """Check FILE (OpenAI batch lines), upload it and create a batch; prints the batch's id."""
     from deserve_client.batch_file import ENDPOINTS, check_batch_file
 
+    if output is not None and output.exists() and output.samefile(file):
+        raise InputError(f"--output: {output} is FILE, the input; results would replace the prompts")
     if endpoint not in ("auto", *ENDPOINTS):
         raise InputError(f"--endpoint: must be auto, {' or '.join(ENDPOINTS)}")
     checked = check_batch_file(file, None if endpoint == "auto" else endpoint)
@@ -101,7 +103,8 @@ def submit(
     async def work() -> int:
         nonlocal asked
         async with client:
-            say(f"uploading {checked.rows} rows, {checked.size_bytes / 1e6:.1f} MB")
+            rows = "1 row" if checked.rows == 1 else f"{checked.rows} rows"
+            say(f"uploading {rows}, {size_text(checked.size_bytes)}")
             uploaded = await client.upload(file, upload_progress(checked.size_bytes))
             asked = True
             created.update(await client.create_batch(uploaded["id"], checked.endpoint, completion_window, metadata))
@@ -120,6 +123,12 @@ def submit(
     sys.exit(run(work(), when_stopped))
 
 
+def size_text(size_bytes: int) -> str:
+    if size_bytes < 1000:
+        return f"{size_bytes} bytes"
+    return f"{size_bytes / 1e3:.1f} kB" if size_bytes < 1_000_000 else f"{size_bytes / 1e6:.1f} MB"
+
+
 def upload_progress(size_bytes: int) -> Callable[[int], None]:
     """A line on stderr that is rewritten, on a terminal only."""
     if not sys.stderr.isatty():
@@ -127,7 +136,7 @@ def upload_progress(size_bytes: int) -> Callable[[int], None]:
 
     def show_sent(sent_bytes: int) -> None:
         end = "\n" if sent_bytes >= size_bytes else ""
-        print(f"\r{sent_bytes / 1e6:.1f} of {size_bytes / 1e6:.1f} MB", end=end, file=sys.stderr, flush=True)
+        print(f"\r{size_text(sent_bytes)} of {size_text(size_bytes)}", end=end, file=sys.stderr, flush=True)
 
     return show_sent
 
@@ -137,7 +146,7 @@ async def finish(
 ) -> int:
     """Follow the batch to its end, fetch its results if asked, and return the exit code."""
     from deserve_client.download import download
-    from deserve_client.outcome import exit_code_of, fault_lines
+    from deserve_client.outcome import counts_of, exit_code_of, fault_lines
     from deserve_client.progress import follow, make_display
 
     ended = await follow(client, batch_id, make_display(sys.stderr))
@@ -149,7 +158,9 @@ async def finish(
     for line in fault_lines(ended):
         say(line)
     if ended.get("error_file_id"):
-        say(f"some rows failed: deserve batch get {batch_id} --errors FILE")
+        _, completed, _ = counts_of(ended)
+        without = "some rows have no result" if completed else "no row has a result"
+        say(f"{without}: deserve batch get {batch_id} --errors FILE")
     return exit_code_of(ended)
 
 
@@ -244,6 +255,7 @@ async def _fetch_results(client: CoordinatorClient, file_id: str, output: Path |
                 write_array(file, sys.stdout.buffer)
             else:
                 shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
 
 
 def write_array(lines: Iterable[bytes], stream: BinaryIO) -> None:

@@ -6,16 +6,21 @@ own commands; this module knows where they are and what exit codes mean (see `de
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
 
-from deserve_client.errors import EXIT_INTERRUPTED, ClientError
+from deserve_client.errors import EXIT_FAILED, EXIT_INTERRUPTED, ClientError
 
 __all__ = ["deserve", "main"]
+
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Of a write to a disk that is full or broken; click itself answers a reader that has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ClientError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS:
+            raise
+        # What stdout still holds would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
+        sys.exit(EXIT_FAILED)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)

@@ -9,7 +9,7 @@ from typing import Any
 from deserve_client.api import TERMINAL_STATUSES
 from deserve_client.errors import EXIT_FAILED, EXIT_PARTIAL, EXIT_USAGE
 
-__all__ = ["describe_batch", "exit_code_of", "fault_lines", "list_line"]
+__all__ = ["counts_of", "describe_batch", "exit_code_of", "fault_lines", "list_line"]
 
 Json = Mapping[str, Any]
 
@@ -54,7 +54,8 @@ def describe_batch(batch: Json) -> list[str]:
 
 
 def list_line(batch: Json) -> str:
-    """The batch in one line: id, status, rows done, time of creation in UTC."""
+    """The batch in one line: id, status, rows with a result of all, rows without, time of creation in UTC."""
     total, completed, failed = counts_of(batch)
     created = datetime.fromtimestamp(int(batch.get("created_at", 0)), UTC).strftime("%Y-%m-%d %H:%M:%S")
-    return f"{batch['id']}  {batch['status']:<11}  {completed + failed}/{total}  {created}"
+    without = f" ({failed} failed)" if failed else ""
+    return f"{batch['id']}  {batch['status']:<11}  {completed}/{total}{without}  {created}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import json
 import os
 import sys
@@ -223,11 +224,13 @@ class Finished:
 def start_deserve(coordinator, tmp_path):
     """Start the real command as a process of its own, pointed at the fake coordinator."""
 
-    async def start(*arguments: object, **environment: str) -> asyncio.subprocess.Process:
+    async def start(
+        *arguments: object, stdout: int | io.FileIO = asyncio.subprocess.PIPE, **environment: str
+    ) -> asyncio.subprocess.Process:
         settings = {"DESERVE_BASE_URL": coordinator.base_url, "DESERVE_API_KEY": KEY, "HOME": str(tmp_path)}
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "deserve_client.main", *map(str, arguments),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            stdout=stdout, stderr=asyncio.subprocess.PIPE,
             env={name: value for name, value in (os.environ | settings | environment).items() if value},
         )  # fmt: skip
 

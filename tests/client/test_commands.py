@@ -4,10 +4,11 @@ import asyncio
 import io
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
-from deserve_client.commands import write_array
+from deserve_client.commands import size_text, write_array
 
 
 def ids(text: str) -> list[str]:
@@ -41,6 +42,7 @@ async def test_failed_rows_are_partial(deserve, coordinator, batch_path, tmp_pat
     coordinator.failed_rows = 1
     done = await deserve("batch", "submit", batch_path, "--output", tmp_path / "out")
     assert done.code == 3
+    assert "some rows have no result" in done.err
     assert "--errors" in done.err
     done = await deserve("batch", "get", "batch_0", "--output", tmp_path / "out", "--errors", tmp_path / "errors")
     assert done.code == 3
@@ -52,7 +54,37 @@ async def test_failed_rows_are_partial(deserve, coordinator, batch_path, tmp_pat
 
 async def test_every_row_failed_is_a_failure(deserve, coordinator, batch_path):
     coordinator.failed_rows = 3
-    assert (await deserve("batch", "submit", batch_path, "--wait")).code == 1
+    done = await deserve("batch", "submit", batch_path, "--wait")
+    assert done.code == 1
+    assert "no row has a result" in done.err
+    assert "  0/3 (3 failed)  " in (await deserve("batch", "list")).out
+
+
+async def test_results_never_replace_the_prompts(deserve, coordinator, batch_path, tmp_path):
+    prompts = batch_path.read_bytes()
+    (tmp_path / "soft").symlink_to(batch_path)
+    (tmp_path / "hard").hardlink_to(batch_path)
+    for output in (batch_path, tmp_path / "soft", tmp_path / "hard"):
+        done = await deserve("batch", "submit", batch_path, "--output", output)
+        assert (done.code, done.out, coordinator.requests) == (2, "", [])
+        assert "--output" in done.err
+        assert "FILE" in done.err
+    assert batch_path.read_bytes() == prompts
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+async def test_an_output_that_cannot_be_written_is_one_line(deserve, start_deserve, batch_path):
+    await deserve("batch", "submit", batch_path, "--wait")
+    for arguments in (["get", "batch_0"], ["get", "batch_0", "--json"], ["status", "batch_0"]):
+        with io.FileIO("/dev/full", "w") as full:
+            process = await start_deserve("batch", *arguments, stdout=full)
+        _, err = await asyncio.wait_for(process.communicate(), 30)
+        assert (process.returncode, err) == (1, b"Error: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize(("size_bytes", "text"), [(260, "260 bytes"), (1500, "1.5 kB"), (2_340_000, "2.3 MB")])
+def test_sizes_have_fitting_units(size_bytes, text):
+    assert size_text(size_bytes) == text
 
 
 async def test_a_file_that_the_coordinator_finds_faulty(deserve, coordinator, batch_path):
