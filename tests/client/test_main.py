@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +92,14 @@ def test_exit_codes(monkeypatch, raised, code):
     with pytest.raises(SystemExit) as ended:
         main.main(["batch", "list"])
     assert ended.value.code == code
+
+
+def test_tests_can_interrupt_what_they_start_although_pytest_was_started_with_sigint_ignored():
+    conftest = Path(__file__).parents[1] / "conftest.py"
+    code = f"""
+import runpy, signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+runpy.run_path({str(conftest)!r})
+subprocess.run([sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"])
+"""
+    assert python("-c", code).stdout == "False\n"
