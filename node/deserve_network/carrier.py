@@ -24,6 +24,7 @@ from libp2p.peer.id import ID
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
+from deserve_network.dial_failure import dial_failure
 from deserve_network.errors import AddressError, DialError, NetworkError
 from deserve_network.identity import Identity
 from deserve_network.stream import Pump, Stream
@@ -181,7 +182,7 @@ class Carrier:
                     await connection.event_started.wait()
                     return True
                 except Exception as error:  # noqa: BLE001 - libp2p raises a dozen unrelated types here
-                    reasons.append(f"{address}: {_deepest(error)}")
+                    reasons.append(f"{address}: {dial_failure(error)}")
             raise DialError(f"{peer_id}: {'; '.join(reasons)}")
 
     async def _new_stream(self, peer_id: ID, protocol: str, timeout_s: float) -> Any:
@@ -210,7 +211,7 @@ class Carrier:
         if not box:
             return None
         if isinstance(box[0], Exception):
-            raise DialError(f"{peer_id}: cannot open {protocol}: {_deepest(box[0])}") from box[0]
+            raise DialError(f"{peer_id}: cannot open {protocol}: {dial_failure(box[0])}") from box[0]
         return box[0]
 
     async def disconnect(self, peer_id: str) -> None:
@@ -319,9 +320,3 @@ def _reachable(text: str) -> list[str]:
         except OSError:
             pass
     return [text.replace("0.0.0.0", address) for address in own]
-
-
-def _deepest(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error) or type(error).__name__

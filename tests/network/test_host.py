@@ -99,7 +99,7 @@ async def test_a_peer_that_is_somebody_else_is_not_accepted(hosts: tuple[Host, H
     here, there = hosts
     stranger = generate_identity().peer_id
     address = there.addresses[0].replace(there.peer_id, stranger)
-    with pytest.raises(DialError, match=stranger):
+    with pytest.raises(DialError, match=f"{stranger}: .*somebody else is there: peer {there.peer_id}"):
         await here.open_stream(address, ECHO)
 
 
@@ -107,7 +107,7 @@ async def test_an_address_that_does_not_answer_is_named_and_the_next_one_tried(h
     here, there = hosts
     there.handle(ECHO, echo)
     dead = f"/ip4/127.0.0.1/tcp/1/p2p/{there.peer_id}"
-    with pytest.raises(DialError, match=r"/ip4/127\.0\.0\.1/tcp/1"):
+    with pytest.raises(DialError, match=r"/ip4/127\.0\.0\.1/tcp/1: connection refused$"):
         await here.open_stream(dead, ECHO)
     assert await roundtrip(await here.open_stream([dead, *there.addresses], ECHO), b"x") == b"x"
 
