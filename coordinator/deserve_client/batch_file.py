@@ -14,13 +14,14 @@ from typing import Any, BinaryIO
 
 from deserve_client.errors import InputError
 
-__all__ = ["ENDPOINTS", "BatchFile", "check_batch_file"]
+__all__ = ["ENDPOINTS", "BatchFile", "check_batch_file", "read_integer"]
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 MAX_LINE_BYTES = 1 << 20
 MAX_ROWS = 50_000
 MAX_CUSTOM_ID = 64
 MAX_FAULTS = 20
+MAX_DIGITS = 4300
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +90,23 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def read_integer(digits: str) -> int:
+    """As many digits as Python reads: what an absurd number means is the coordinator's to say."""
+    return int(digits[:MAX_DIGITS])
+
+
 def _open_line(line: bytes | None, number: int) -> tuple[str, str]:
     """custom_id and url of a line that is well-formed."""
     if line is None:
         raise _FaultyLine(f"longer than {MAX_LINE_BYTES} bytes")
     try:
-        value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_no_constant)
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        value = json.loads(text, parse_constant=_no_constant, parse_int=read_integer)
     except UnicodeDecodeError as error:
         raise _FaultyLine(f"not valid UTF-8: {error.reason} at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
-        raise _FaultyLine(f"not valid JSON: {error}") from None
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise _FaultyLine(f"not valid JSON: {reason}") from None
     if not isinstance(value, dict):
         raise _FaultyLine("not a JSON object")
     custom_id = value.get("custom_id")

@@ -23,6 +23,7 @@ MAX_LINE_BYTES = 1 << 20
 MAX_ROWS = 50_000
 MAX_CUSTOM_ID = 64
 MAX_FAULTS = 100
+MAX_DIGITS = 4300
 
 _LINE_FIELDS = frozenset({"custom_id", "method", "url", "body"})
 
@@ -40,6 +41,11 @@ class _Fault(Exception):
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _integer(digits: str) -> int:
+    """Python refuses to read more digits than `MAX_DIGITS`; cut, the number is still beyond every parameter's range."""
+    return int(digits[:MAX_DIGITS])
 
 
 def _read_lines(file: BinaryIO) -> Iterator[bytes | None]:
@@ -104,9 +110,10 @@ class BatchLines:
         except UnicodeDecodeError as error:
             raise _Fault("invalid_utf8", f"not valid UTF-8: {error.reason} at byte {error.start}") from None
         try:
-            value = json.loads(text, parse_constant=_no_constant)
+            value = json.loads(text, parse_constant=_no_constant, parse_int=_integer)
         except (ValueError, RecursionError) as error:
-            raise _Fault("invalid_json_line", f"not valid JSON: {error}") from None
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise _Fault("invalid_json_line", f"not valid JSON: {reason}") from None
         if not isinstance(value, dict):
             raise _Fault("invalid_json_line", "a line must be a JSON object")
         custom_id = value.get("custom_id")
@@ -137,13 +144,37 @@ class BatchLines:
             if unknown:
                 name = unknown[0][:64]
                 raise RowRefused(f"unknown field {name!r} beside body", param=name, code="unsupported_parameter")
-            try:
-                text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-            except ValueError as error:
-                raise RowRefused(f"the request holds text or numbers that JSON cannot carry: {error}") from None
             self.check(self.endpoint, body)
+            text = _encoded(body)
         except RowRefused as refused:
-            return NewRow(
-                ordinal, custom_id, b"{}", Refusal(refused.status, refused.code, refused.message, refused.param)
-            )
+            param = None if refused.param is None else _printable(refused.param)
+            refusal = Refusal(refused.status, refused.code, _printable(refused.message), param)
+            return NewRow(ordinal, custom_id, b"{}", refusal)
         return NewRow(ordinal, custom_id, text)
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    """The body as it is stored. Raises `RowRefused` that names the parameter which cannot be: JSON can spell it."""
+    try:
+        return _dump(body)
+    except ValueError:
+        for name, value in body.items():
+            try:
+                _dump({name: value})
+            except UnicodeEncodeError:
+                reason = "holds a lone surrogate, which is no character"
+            except ValueError:
+                reason = "holds a number that is not finite"
+            else:
+                continue
+            raise RowRefused(reason, param=name, code="invalid_value") from None
+        raise
+
+
+def _dump(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _printable(text: str) -> str:
+    """A lone surrogate in a parameter's name would make the refusal itself impossible to store."""
+    return text.encode(errors="backslashreplace").decode()

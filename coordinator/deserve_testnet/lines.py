@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deserve_client.batch_file import read_integer
 from deserve_testnet.errors import UsageError
 
 __all__ = ["BatchPart", "merge", "split"]
@@ -89,7 +90,7 @@ def merge(results: Iterable[Path], numbers: dict[str, int], target: Path) -> int
 
 def _url_and_id(line: bytes) -> tuple[str, str | None]:
     try:
-        value: Any = json.loads(line)
+        value: Any = json.loads(line, parse_int=read_integer)
     except (ValueError, RecursionError):
         return "", None
     if not isinstance(value, dict):

@@ -86,3 +86,8 @@ def test_a_long_line_costs_no_memory(path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5_000_000
+
+
+def test_a_number_of_many_digits_is_left_to_the_coordinator(path):
+    path.write_bytes(line(body={"seed": 0}).replace(b"0}", b"9" * 6000 + b"}"))
+    assert check_batch_file(path).rows == 1

@@ -16,6 +16,8 @@ from deserve_coordinator.batch_lines import MAX_FAULTS, MAX_LINE_BYTES, MAX_ROWS
 from deserve_coordinator.completion_window import window_seconds
 from deserve_coordinator.errors import BatchRefused, RowRefused
 from deserve_coordinator.store.records import NewRow
+from deserve_text.errors import RequestError
+from deserve_text.requests import parse_request
 
 CHAT = "/v1/chat/completions"
 
@@ -93,8 +95,9 @@ def test_more_rows_than_allowed_fail_the_batch() -> None:
     [
         (line(body={"refuse": 1}), "refuse"),
         (line(priority=3), "priority"),
-        (line(body={"text": "\ud800"}), None),
-        (line(body={"x": 0}).replace(b"0", b"1e999"), None),
+        (line(body={"text": "\ud800"}), "text"),
+        (line(body={"fine": 1, "x": [0]}).replace(b"0", b"1e999"), "x"),
+        (line(body={"\ud800": 1}), "\\ud800"),
     ],
 )
 def test_a_request_that_cannot_be_served_is_a_refused_row_among_the_others(data: bytes, param: str | None) -> None:
@@ -103,6 +106,44 @@ def test_a_request_that_cannot_be_served_is_a_refused_row_among_the_others(data:
     assert [row.refusal is None for row in rows] == [True, False, True]
     assert rows[1].refusal is not None
     assert (rows[1].refusal.param, rows[1].refusal.status) == (param, 400)
+    assert rows[1].refusal.code in ("unsupported_parameter", "invalid_value")
+
+
+def served(endpoint: str, body: Mapping[str, Any]) -> None:
+    try:
+        parse_request(endpoint, body)
+    except RequestError as error:
+        raise RowRefused(error.message, param=error.param, code=error.code) from None
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "code"),
+    [
+        ('"temperature": 1e999', "temperature", "out_of_range"),
+        ('"temperature": ' + "9" * 6000, "temperature", "out_of_range"),
+        ('"max_tokens": -' + "9" * 6000, "max_tokens", "out_of_range"),
+        ('"stop": "\\ud800"', "stop", "invalid_value"),
+        ('"stop": ["a", "\\ud800"]', "stop[1]", "invalid_value"),
+        ('"messages": [{"role": "user", "content": "\\udfff"}]', "messages[0].content", "invalid_value"),
+        ('"metadata": {"a": "\\ud800"}', "metadata", "invalid_value"),
+        ('"deserve": {"a": 1e999}', "deserve", "invalid_value"),
+        ('"\\ud800": 1', "\\ud800", "unsupported_parameter"),
+    ],
+)
+def test_what_json_can_spell_and_no_engine_can_use_is_refused_by_its_name(given: str, param: str, code: str) -> None:
+    body = '{"model": "m", "messages": [{"role": "user", "content": "Hi"}], ' + given + "}"
+    data = f'{{"custom_id": "a", "method": "POST", "url": "{CHAT}", "body": {body}}}\n'.encode()
+    lines = BatchLines(io.BytesIO(data), CHAT, served)
+    ((row,),) = lines.chunks(10)
+    assert lines.faults == []
+    assert row.refusal is not None
+    assert (row.refusal.param, row.refusal.code) == (param, code)
+    for internal in ("set_int_max", "codec", "float", "Out of range"):
+        assert internal not in row.refusal.message
+
+
+def test_a_line_that_is_nested_too_deeply_is_told_in_words() -> None:
+    assert read(b"[" * 100_000)[1][0]["message"] == "not valid JSON: nested too deeply"
 
 
 def test_a_long_line_is_skipped_without_being_held() -> None:
