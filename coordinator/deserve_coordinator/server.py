@@ -37,7 +37,7 @@ from deserve_network.host import Host
 from deserve_network.identity import load_or_create_identity
 from deserve_network.stream import Stream
 from deserve_process.data_directory import locked_data
-from deserve_process.listen_address import parse_host_port, show_host_port
+from deserve_process.listen_address import parse_host_port, reachable_host, show_host_port
 from deserve_process.secret_file import read_secret
 
 __all__ = ["Running", "ServedModel", "run_coordinator"]
@@ -96,7 +96,7 @@ def _policy(config: CoordinatorConfig, model: ServedModel) -> Policy:
 
 
 async def _listen_http(application: web.Application, address: str, stack: AsyncExitStack) -> str:
-    """Serve until the stack ends; returns host:port with the real port. Raises `AddressInUse`."""
+    """Serve until the stack ends; returns the host:port that others may use. Raises `AddressInUse`."""
     host, port = parse_host_port(address)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
@@ -108,7 +108,8 @@ async def _listen_http(application: web.Application, address: str, stack: AsyncE
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(f"port {port} on {host} is in use; choose another with --http") from error
         raise ConfigurationError(f"--http {address}: {error.strerror}") from error
-    return show_host_port(*runner.addresses[0][:2])
+    listening, port = runner.addresses[0][:2]
+    return show_host_port(reachable_host(listening), port)
 
 
 @asynccontextmanager
