@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import stat
@@ -256,3 +257,17 @@ async def test_a_restart_continues_every_batch(service: Any) -> None:
             task.cancel()
         await again.client.close()
         again.store.close()
+
+
+async def test_the_two_answers_without_an_error_object_are_as_documented(service: Any) -> None:
+    file_id = await service.upload(b"0123456789")
+    beyond = await service.client.get(f"/v1/files/{file_id}/content", headers={"Range": "bytes=100-"})
+    assert (beyond.status, beyond.headers["Content-Range"], await beyond.read()) == (416, "bytes */10", b"")
+    assert beyond.headers["x-request-id"]
+    reader, writer = await asyncio.open_connection(service.client.host, service.client.port)
+    writer.write(b"no http\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.0 400 ")
+    assert b"text/plain" in answer
+    assert b"x-request-id" not in answer.lower()
