@@ -41,3 +41,27 @@ async def test_a_silent_coordinator_is_named(monkeypatch):
         async with network_view.NetworkView(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", "key") as view:
             with pytest.raises(TestnetError, match="the coordinator gave no answer"):
                 await view.read()
+
+
+async def test_the_start_is_told_step_by_step(monkeypatch):
+    async def coordinator(self, http, listen):
+        self.base_url, self.api_key, self.multiaddr = "http://127.0.0.1:1/v1", "key", "/ip4/127.0.0.1/tcp/1"
+
+    async def nothing(*_):
+        pass
+
+    monkeypatch.setattr(testnet, "check_ring_size", nothing)
+    monkeypatch.setattr(testnet.Testnet, "_start_coordinator", coordinator)
+    monkeypatch.setattr(testnet.Testnet, "add_node", nothing)
+    monkeypatch.setattr(testnet.Testnet, "until_serving", nothing)
+    said: list[str] = []
+    async with testnet.Testnet(TestnetConfig(nodes=2, rings=2), said.append):
+        pass
+    assert said == [
+        "starting a coordinator and 2 nodes; the model is demo",
+        "the coordinator is ready",
+        "node 1 of 2 registered",
+        "node 2 of 2 registered",
+        "ring 1 of 2 serves",
+        "ring 2 of 2 serves",
+    ]
