@@ -1,9 +1,10 @@
 """Hands rows to rings and takes results back. A lease lasts as long as its ring shows progress.
 
 A *holder* is one epoch of one ring, written "ring/epoch"; one that shows none is reported as stuck. Open requests are
-answered as soon as there is work; an answered request is over, and the head asks again. Deadlines live in memory only:
-after a restart nobody holds anything and a result that is still under way is accepted by its fence. Knows no channel:
-messages leave through `send`.
+answered as soon as there is work; an answered request is over, and the head asks again. Where nothing is pending and
+another ring holds much more than its part, the difference is recalled for the one that asks. Deadlines live in memory
+only: after a restart nobody holds anything and a result that is still under way is accepted by its fence. Knows no
+channel: messages leave through `send`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from deserve_coordinator.lease_messages import finished_rows, lease_message, returned_rows
-from deserve_coordinator.shares import batch_shares, ring_allowance
+from deserve_coordinator.shares import Transfer, batch_shares, ring_allowance, transfer
 from deserve_coordinator.store.interface import Store
 from deserve_coordinator.store.records import FinishCounts
-from deserve_network.control_messages import Cancel, RowLog, RowResult
+from deserve_network.control_messages import Cancel, Recall, RowLog, RowResult
 
 __all__ = ["LeaseCounts", "Leases", "holder_of"]
 
@@ -44,6 +45,16 @@ class LeaseCounts:
     returned: int = 0
     expired: int = 0
     failures: int = 0
+    recalled: int = 0
+
+
+@dataclass
+class _Recall:
+    """One at a time: until the rows came back and were granted, or the source had long enough to give them."""
+
+    transfer: Transfer
+    deadline: float
+    returned: bool = False
 
 
 @dataclass
@@ -97,6 +108,7 @@ class Leases:
         self._holders: dict[str, _Holder] = {}
         self._losses: list[int] = []
         """Rows that came back from rings that failed afterwards, not yet counted."""
+        self._recall: _Recall | None = None
         self._wake = asyncio.Event()
         self.pending_rows = 0
         """When last looked, for /metrics."""
@@ -161,13 +173,22 @@ class Leases:
             self._on_finished()
         return counts
 
-    async def take_back(self, holder: str, rows: Sequence[RowLog]) -> int:
-        """Unfinished rows with their token logs. Returns how many leases of a row that ends."""
+    async def take_back(self, holder: str, rows: Sequence[RowLog], *, recalled: bool = False) -> int:
+        """Unfinished rows with their token logs. Returns how many leases of a row that ends.
+
+        `recalled`: the head says that we asked for them. Rows that we did recall count no loss if its ring fails.
+        """
+        recall = self._recall if recalled else None
+        if recall is not None and (recall.transfer.source != holder or len(rows) > recall.transfer.rows):
+            recall = None
         state = self._holders.get(holder)
         failed = state is not None and state.failed
         keys = await self._store.return_rows(holder, returned_rows(rows), failed=failed)
         self.counts.returned += len(keys)
-        if state is not None and not failed:
+        if recall is not None:
+            recall.returned = True
+            self.counts.recalled += len(keys)
+        elif state is not None and not failed:
             if state.failed:
                 self._losses.extend(keys)  # the ring failed while the commit ran
             else:
@@ -236,10 +257,37 @@ class Leases:
             self._on_finished()
 
     async def grant(self) -> None:
-        """Answer every open request that work is there for, the longest waiting first."""
+        """Answer every open request that work is there for, the longest waiting first. Recall rows if there is none."""
+        self._end_recall()
         asking = [(state.demand.since, name) for name, state in self._holders.items() if state.demand is not None]
         for _, holder in sorted(asking):
             await self._grant_one(holder)
+        if asking and not self.pending_rows and self._recall is None:
+            await self._recall_rows()
+
+    async def _recall_rows(self) -> None:
+        serving = [name for name, state in self._holders.items() if not state.leaving]
+        held = {name: await self._store.held_by(name) for name in serving}
+        states = {name: state for name, state in self._holders.items() if name in held and not state.leaving}
+        if len(states) < len(held):
+            return  # one of them ended while the store was asked
+        wanted = {name: state.demand.rows for name, state in states.items() if state.demand is not None}
+        found = transfer(held, wanted)
+        if found is None:
+            return
+        self._recall = _Recall(found, self._clock() + self._grace_s)
+        log.info("recalling %d rows from %s for %s", found.rows, found.source, found.asker)
+        ring, _, epoch = found.source.rpartition("/")
+        self._send(found.source, Recall(ring, int(epoch), found.rows))
+
+    def _end_recall(self) -> None:
+        """Give up on rows that nobody is left to give or to take, or that did not come in time."""
+        if self._recall is None:
+            return
+        between = [self._holders.get(name) for name in (self._recall.transfer.source, self._recall.transfer.asker)]
+        gone = any(state is None or state.leaving for state in between)
+        if gone or self._recall.deadline <= self._clock():
+            self._recall = None
 
     async def _grant_one(self, holder: str) -> None:
         state = self._holders.get(holder)
@@ -253,7 +301,9 @@ class Leases:
         rings = sum(not other.leaving for other in self._holders.values())
         held = await self._store.held_by(holder)
         allowance = ring_allowance(backlog, wanted=demand.rows, held=held, rings=rings)
-        if allowance == 0 and self._clock() - demand.since >= self._patience_s:
+        # While rows are recalled for one ring, patience would give them to another, or back to where they come from.
+        reserved = self._recall is not None and self._recall.transfer.asker != holder
+        if allowance == 0 and not reserved and self._clock() - demand.since >= self._patience_s:
             allowance = demand.rows
         record = await self._store.lease_rows(holder, batch_shares(backlog, allowance), _LARGEST_LEASE_BYTES)
         if record is None:
@@ -264,6 +314,8 @@ class Leases:
         if state.demand is demand:
             state.demand = None
         state.deadline = self._clock() + self._lease_s
+        if self._recall is not None and self._recall.returned and self._recall.transfer.asker == holder:
+            self._recall = None
         self.counts.granted += 1
         self.counts.rows_leased += len(record.rows)
         self._send(holder, lease_message(record, self._lease_s, self._seed))

@@ -37,6 +37,7 @@ class _Coordinator(Collector):
             "deserve_rows_leased": ("Rows handed out, again ones included", counts.rows_leased),
             "deserve_rows_stored": ("Rows whose result was stored", counts.rows_stored),
             "deserve_rows_returned": ("Unfinished rows that came back", counts.returned),
+            "deserve_rows_recalled": ("Unfinished rows that came back because another ring had fewer", counts.recalled),
             "deserve_results_duplicate": ("Results for rows that had one", counts.duplicates),
             "deserve_results_stale": ("Results refused for an outdated fence", counts.stale),
             "deserve_protocol_violations": ("Channels closed because of what a node said", self._supervisor.violations),

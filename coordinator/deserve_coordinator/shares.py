@@ -2,17 +2,28 @@
 
 Between batches the rule is max-min over rows in flight: the next row goes to the batch with the fewest, so a small
 batch is not stuck behind a large one and a late one catches up as rows finish. Between rings, a ring may hold an equal
-part of what is outstanding; what the others leave unasked for is given by `leases` after a moment's patience.
+part of what is outstanding; what the others leave unasked for is given by `leases` after a moment's patience. Where
+nothing is pending, a ring that asks takes its part from the one that holds the most.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from deserve_coordinator.store.records import Backlog
 
-__all__ = ["batch_shares", "ring_allowance"]
+__all__ = ["Transfer", "batch_shares", "ring_allowance", "transfer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """`rows` that `source` shall give back so that `asker` may have them."""
+
+    source: str
+    asker: str
+    rows: int
 
 
 def batch_shares(backlog: Sequence[Backlog], rows: int) -> dict[str, int]:
@@ -34,3 +45,19 @@ def ring_allowance(backlog: Sequence[Backlog], *, wanted: int, held: int, rings:
     outstanding = sum(b.pending + b.leased for b in backlog)
     share = -(-outstanding // max(1, rings))
     return max(0, min(wanted, share - held))
+
+
+def transfer(held: Mapping[str, int], wanted: Mapping[str, int]) -> Transfer | None:
+    """What evens out the rows that serving rings hold, nothing being pending: from the richest ring to the poorest
+    that asks. None where the richest holds no more than its equal part and a margin: a row that moves has its
+    tokens computed again, so rings that are nearly even are left alone.
+    """
+    if not wanted or not held:
+        return None
+    share = -(-sum(held.values()) // len(held))
+    asker = min(wanted, key=lambda ring: held[ring])
+    source = max(held, key=lambda ring: held[ring])
+    rows = min(wanted[asker], share - held[asker], held[source] - share)
+    if rows <= 0 or held[source] - share <= max(2, share // 4):
+        return None
+    return Transfer(source, asker, rows)

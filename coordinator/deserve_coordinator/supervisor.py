@@ -226,7 +226,7 @@ class Supervisor:
                 session.send(RowsStored(message.ring, message.report))
             case RowsReturned():
                 holder = self._speaks_for(session, message.ring, message.epoch)
-                await self._leases.take_back(holder, message.rows)
+                await self._leases.take_back(holder, message.rows, recalled=message.recalled)
             case Refused():
                 raise ProtocolViolation(message.field, f"the node refused: {message.reason}")
             case _:

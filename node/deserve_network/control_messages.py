@@ -1,8 +1,8 @@
 """What a node and the coordinator say to each other, stream protocol `/deserve/control/1`.
 
 The node opens the stream and speaks first: Hello -> Welcome -> Offer. From then on the coordinator sends Assign,
-Begin, Lease, Cancel and Release; the node answers StageReady or StageFailed, and the head of a ring asks for rows and
-returns results. A head keeps every `RowsDone` until the `RowsStored` that names it: nothing finished is lost.
+Begin, Lease, Recall, Cancel and Release; the node answers StageReady or StageFailed, and the head of a ring asks for
+rows and returns results. A head keeps every `RowsDone` until the `RowsStored` that names it: nothing finished is lost.
 """
 
 from __future__ import annotations
@@ -251,11 +251,22 @@ class RowLog:
 
 @dataclass(frozen=True, slots=True)
 class RowsReturned:
-    """Head to coordinator on Release: unfinished rows with their token logs."""
+    """Head to coordinator on Release or Recall: unfinished rows with their token logs."""
 
     ring: Annotated[str, Max(64)]
     epoch: int
     rows: Annotated[tuple[RowLog, ...], Max(MAX_LEASE_ROWS)]
+    recalled: bool = False
+    """The answer to a Recall: the ring goes on with the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Coordinator to head: give back up to `rows` unfinished rows (`RowsReturned`); another ring has fewer."""
+
+    ring: Annotated[str, Max(64)]
+    epoch: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +323,7 @@ CONTROL = Table(
         14: RowsReturned,
         15: Cancel,
         16: Stats,
+        17: Recall,
     },
     max_bytes=64 << 20,
 )

@@ -26,6 +26,7 @@ from deserve_network.control_messages import (
     Begin,
     Cancel,
     Lease,
+    Recall,
     Refused,
     Release,
     RowsDone,
@@ -177,7 +178,7 @@ class Daemon:
                 log.info("passed over %s for a ring that this node has left", type(message).__name__)
             elif isinstance(message, Begin):
                 await self._begin(member, message, channel)
-            elif isinstance(message, Lease | Cancel):
+            elif isinstance(message, Lease | Cancel | Recall):
                 member.order(message)
             elif isinstance(message, Release):
                 log.info("ring %s epoch %d is over: %s", message.ring, message.epoch, message.reason)

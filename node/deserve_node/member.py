@@ -23,6 +23,7 @@ from deserve_network.control_messages import (
     Cancel,
     KvPool,
     Lease,
+    Recall,
     RowLog,
     RowsReturned,
     StageFailed,
@@ -93,7 +94,7 @@ class RingMember:
         self._text: TextModel | None = None
         self._began = asyncio.Event()
         self._began_s = time.monotonic()
-        self._orders: deque[Lease | Cancel] = deque()
+        self._orders: deque[Lease | Cancel | Recall] = deque()
         """What the coordinator wants of the head and it has not done yet, the one under way included."""
         self._ordered = asyncio.Event()
         self.outbox = Outbox(assign.ring, assign.epoch, reports)
@@ -176,8 +177,8 @@ class RingMember:
         self._began_s = time.monotonic()
         self._began.set()
 
-    def order(self, order: Lease | Cancel) -> None:
-        """Head only: rows to serve, or rows to forget, done in the order of their arrival."""
+    def order(self, order: Lease | Cancel | Recall) -> None:
+        """Head only: rows to serve, to forget or to give back, done in the order of their arrival."""
         self._orders.append(order)
         self._ordered.set()
 
@@ -209,6 +210,8 @@ class RingMember:
                 order = self._orders[0]
                 if isinstance(order, Lease):
                     await head.add(order)
+                elif isinstance(order, Recall):
+                    self.outbox.give_back(head.give_back(order.rows))
                 else:
                     head.cancel(order.rows)
                 self._orders.popleft()
@@ -223,13 +226,14 @@ class RingMember:
         return StageFailed(self.assign.ring, self.assign.epoch, self.assign.stage, reason[:1024], suspect)
 
     def returned(self) -> list[RowsReturned]:
-        """The token logs of unfinished rows and the rows not yet opened, in messages of bounded size."""
+        """Recalled rows still under way, token logs of unfinished rows and rows not yet opened, in bounded messages."""
         logs = {log.row: log for log in (self._head.unfinished() if self._head is not None else ())}
         for order in self._orders:
             if isinstance(order, Lease):
                 for row in order.rows:
                     logs.setdefault(row.row, RowLog(row.row, order.lease, order.fence, row.generated))
-        return returned_in_parts(self.assign.ring, self.assign.epoch, logs.values())
+        returned = returned_in_parts(self.assign.ring, self.assign.epoch, logs.values())
+        return [*self.outbox.unsent_returns, *returned]
 
     def stats(self, uptime_s: float) -> Stats:
         compute, head = self._compute, self._head

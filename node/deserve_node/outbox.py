@@ -1,12 +1,14 @@
 """Results on their way to the coordinator: kept until it says that they are stored, sent again after a reconnect.
 
-Also carries the head's requests for rows. It knows the channel only as something that takes messages.
+Also carries the head's requests for rows, and the rows that it was asked to give back. It knows the channel only as
+something that takes messages.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -41,6 +43,7 @@ class Outbox:
         self._numbers = numbers
         self._reports: dict[int, RowsDone] = {}
         self._unsent: list[int] = []
+        self._returns: deque[RowsReturned] = deque()
         self._wanted = 0
         self._changed = asyncio.Event()
 
@@ -48,6 +51,11 @@ class Outbox:
     def unstored(self) -> tuple[RowsDone, ...]:
         """Reports that the coordinator has not acknowledged, oldest first."""
         return tuple(self._reports.values())
+
+    @property
+    def unsent_returns(self) -> tuple[RowsReturned, ...]:
+        """Recalled rows that may not have left yet. Sent twice they do no harm: their fence is outdated by then."""
+        return tuple(self._returns)
 
     def want_rows(self, rows: int) -> None:
         self._wanted = rows
@@ -59,6 +67,11 @@ class Outbox:
             report = RowsDone(self.ring, self.epoch, next(self._numbers), part)
             self._reports[report.report] = report
             self._unsent.append(report.report)
+        self._changed.set()
+
+    def give_back(self, logs: Iterable[RowLog]) -> None:
+        """Send rows back that the coordinator recalled."""
+        self._returns.extend(returned_in_parts(self.ring, self.epoch, logs, recalled=True))
         self._changed.set()
 
     def stored(self, message: RowsStored) -> None:
@@ -73,17 +86,20 @@ class Outbox:
                 if report is not None:
                     await send(report)
                 self._unsent.pop(0)
+            while self._returns:
+                await send(self._returns[0])
+                self._returns.popleft()
             if self._wanted:
                 wanted, self._wanted = self._wanted, 0
                 await send(LeaseRequest(self.ring, self.epoch, wanted))
             self._changed.clear()
-            if not self._unsent and not self._wanted:
+            if not self._unsent and not self._returns and not self._wanted:
                 await self._changed.wait()
 
 
-def returned_in_parts(ring: str, epoch: int, logs: Iterable[RowLog]) -> list[RowsReturned]:
+def returned_in_parts(ring: str, epoch: int, logs: Iterable[RowLog], *, recalled: bool = False) -> list[RowsReturned]:
     """Token logs as messages of bounded size; none where there are no rows."""
-    return [RowsReturned(ring, epoch, part) for part in _in_parts(logs, _log_bytes)]
+    return [RowsReturned(ring, epoch, part, recalled) for part in _in_parts(logs, _log_bytes)]
 
 
 def _in_parts(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[tuple[Item, ...]]:

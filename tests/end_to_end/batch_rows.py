@@ -14,7 +14,8 @@ def write_batch(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    # Not splitlines: a sampled text may hold U+2028, which JSON does not escape.
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 def chat(custom_id: str, model: Path | str, text: str, **parameters: Any) -> dict[str, Any]:

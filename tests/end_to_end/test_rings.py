@@ -16,8 +16,9 @@ from deserve_testnet.wan.internet import why_unavailable
 DEADLINE_S = 120
 
 
-def rows_of(model, tmp_path, count, max_tokens):
-    rows = [completion(f"row-{n}", model, f"{n}: " * 5, max_tokens=max_tokens, ignore_eos=True) for n in range(count)]
+def rows_of(model, tmp_path, count, max_tokens, **parameters):
+    parameters = {"max_tokens": max_tokens, "ignore_eos": True, **parameters}
+    rows = [completion(f"row-{n}", model, f"{n}: " * 5, **parameters) for n in range(count)]
     return write_batch(tmp_path / "in.jsonl", rows)
 
 
@@ -42,10 +43,9 @@ async def test_two_rings_serve_one_batch(tiny_model, reference_model, tmp_path):
 
 
 async def run_and_join(net, source, output):
-    """Send a batch, add a node once rows run, and wait for the batch; tells which nodes had computed for it by then.
-
-    At 400 ms a token the batch outlasts the start of a node, however fast the machine.
-    """
+    """Send a batch, add a node once rows run, and wait for the batch; tells which nodes had computed for it by then."""
+    first = f"node-{len(net.nodes)}"
+    joining = f"node-{len(net.nodes) + 1}"
     batch = asyncio.create_task(net.unless_one_dies(run_batch(net, source, output)))
 
     async def until_computing(node):
@@ -58,9 +58,9 @@ async def run_and_join(net, source, output):
             await asyncio.sleep(0.05)
 
     async with asyncio.timeout(DEADLINE_S):
-        await until_computing("node-2")
+        await until_computing(first)
         await net.add_node()
-        await until_computing("node-3")
+        await until_computing(joining)
         return await batch
 
 
@@ -70,6 +70,7 @@ long_where_there_are_namespaces = pytest.mark.soak if why_unavailable() is None 
 
 @long_where_there_are_namespaces
 async def test_a_node_that_joins_while_a_batch_runs_is_put_to_use(tiny_model, reference_model, tmp_path):
+    # At 400 ms a token the batch outlasts the start of a node, however fast the machine.
     source, output = rows_of(tiny_model, tmp_path, 32, 60), tmp_path / "out.jsonl"
     config = TestnetConfig(model=str(tiny_model), nodes=2, latency_ms=200, memory="64MiB", settle_s=0.1)
     async with Testnet(config) as net:
@@ -77,3 +78,15 @@ async def test_a_node_that_joins_while_a_batch_runs_is_put_to_use(tiny_model, re
     assert (report.completed, report.failed) == (32, 0)
     assert {stage.node for stage in report.stages} == {"node-1", "node-2", "node-3"}
     check(output, 32, tiny_model, reference_model)
+
+
+async def test_a_ring_that_forms_while_all_rows_are_leased_gets_its_part_of_them(tiny_model, tmp_path):
+    source = rows_of(tiny_model, tmp_path, 160, 440, temperature=1)
+    output, undisturbed = tmp_path / "out.jsonl", tmp_path / "undisturbed.jsonl"
+    config = TestnetConfig(model=str(tiny_model), nodes=1, memory="256MiB", threads=1, settle_s=0.1)
+    async with asyncio.timeout(DEADLINE_S), Testnet(config) as net:
+        report = await run_and_join(net, source, output)
+        await net.unless_one_dies(run_batch(net, source, undisturbed))
+    assert (report.completed, report.failed) == (160, 0)
+    assert {stage.node for stage in report.stages} == {"node-1", "node-2"}
+    assert [token_ids(line) for line in read_lines(output)] == [token_ids(line) for line in read_lines(undisturbed)]

@@ -17,6 +17,7 @@ from deserve_network.control_messages import (
     LinkShape,
     ModelRef,
     Offer,
+    Recall,
     Refused,
     Release,
     RowsDone,
@@ -123,6 +124,23 @@ async def test_cancelled_rows_are_forgotten(coordinator, start_node, leased):
     await session.tell(leased(range(3), max_tokens=ENDLESS), Cancel("r-1", (0, 2)))
     while (await session.hear(Stats)).rows_active != 1:
         pass
+
+
+async def test_recalled_rows_come_back_with_their_tokens_and_the_others_go_on(coordinator, start_node, leased):
+    await start_node()
+    session = await coordinator.join()
+    await coordinator.begin(session)
+    await session.tell(leased(range(4), max_tokens=ENDLESS))
+    while (stats := await session.hear(Stats)).rows_active < 4:
+        pass
+    while (await session.hear(Stats)).completion_tokens < stats.completion_tokens + 20:  # five steps of four rows
+        pass
+    await session.tell(Recall("r-1", 1, 3))
+    returned = await session.hear(RowsReturned)
+    assert returned.recalled
+    assert [log.row for log in returned.rows] == [3, 2, 1]
+    assert all(log.generated for log in returned.rows)
+    assert rows_of(await session.hear(RowsDone)) == [0]
 
 
 async def test_assign_replaces_an_earlier_ring(coordinator, start_node, leased):

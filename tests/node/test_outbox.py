@@ -8,7 +8,15 @@ import json
 
 import pytest
 
-from deserve_network.control_messages import CONTROL, LeaseRequest, RowLog, RowResult, RowsDone, RowsStored
+from deserve_network.control_messages import (
+    CONTROL,
+    LeaseRequest,
+    RowLog,
+    RowResult,
+    RowsDone,
+    RowsReturned,
+    RowsStored,
+)
 from deserve_network.errors import ChannelClosed
 from deserve_network.ring_messages import SampledToken, TokenLogprob
 from deserve_node.outbox import MESSAGE_BYTES, Outbox, returned_in_parts
@@ -155,3 +163,16 @@ def test_returned_rows_are_split_by_size(monkeypatch):
     for part in parts:
         assert len(CONTROL.encode(part)) <= 100_000
     assert returned_in_parts("r", 2, []) == []
+
+
+async def test_recalled_rows_follow_results_and_wait_for_a_channel(outbox):
+    outbox.rows_done([result(1)])
+    outbox.give_back([RowLog(2, 1, 1, ())])
+    await deliver(outbox, Wire(works_for=1))
+    back = RowsReturned("r", 2, (RowLog(2, 1, 1, ()),), recalled=True)
+    assert outbox.unsent_returns == (back,)
+    wire = Wire()
+    await deliver(outbox, wire)
+    assert [type(message) for message in wire.sent] == [RowsDone, RowsReturned]
+    assert wire.sent[1] == back
+    assert outbox.unsent_returns == ()

@@ -127,6 +127,16 @@ class Head:
                 self._scheduler.finish(row.row)
         self._wake.set()
 
+    def give_back(self, rows: int) -> list[RowLog]:
+        """Forget up to `rows` rows and return their token logs for another ring. Those that wait go first, then the
+        youngest."""
+        # A prompt that is being scored starts anew elsewhere: what was scored is in no log.
+        movable = [row for row in self._rows.values() if row.row.sequence < 0 or not row.row.score_prompt]
+        movable.sort(key=lambda row: (row.row.sequence >= 0, -row.row.arrival))
+        given = movable[: max(0, rows)]
+        self.cancel([row.row.key for row in given])
+        return [row.log() for row in given]
+
     def unfinished(self) -> list[RowLog]:
         """The token logs of all rows under way, for the coordinator to lease out again."""
         return [row.log() for row in self._rows.values()]

@@ -1,4 +1,5 @@
-"""The head between its coordinator and its ring: what it asks for, and what a cancelled row leaves behind."""
+"""The head between its coordinator and its ring: what it asks for, what a cancelled row leaves behind, and which
+rows it gives back."""
 
 from __future__ import annotations
 
@@ -82,8 +83,8 @@ async def ring(tiny_model):
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def lease_of(count):
-    body = json.dumps({"model": "tiny", "prompt": "hello", "max_tokens": 8}).encode()
+def lease_of(count, **parameters):
+    body = json.dumps({"model": "tiny", "prompt": "hello", "max_tokens": 8, **parameters}).encode()
     return Lease(1, 1, 300.0, tuple(LeasedRow(row, "/v1/completions", body, 0) for row in range(count)))
 
 
@@ -111,3 +112,24 @@ async def test_rows_cancelled_while_the_ring_is_told_of_them_are_told_all_the_sa
     # The tail waits for an Admit of every sequence that a step names, wanted or not.
     assert isinstance(step.result(), Step)
     assert [admit.sequence for admit in told] == [chunk.sequence for chunk in step.result().chunks] == [0, 1, 2]
+
+
+async def test_rows_that_wait_are_given_back_before_those_that_run_the_youngest_first(ring):
+    await ring.head.add(lease_of(ROWS + 2))
+    ring.start()
+    ring.tail.gate.release()
+    await ring.tail.sent.get()  # the first step is planned: ROWS run, two wait
+    given = ring.head.give_back(4)
+    assert [log.row for log in given] == [ROWS + 1, ROWS, ROWS - 1, ROWS - 2]
+    assert {(log.lease, log.fence) for log in given} == {(1, 1)}
+    assert sorted(log.row for log in ring.head.unfinished()) == list(range(ROWS - 2))
+    assert len(ring.head.give_back(100)) == ROWS - 2
+    assert ring.head.give_back(100) == []
+
+
+async def test_a_prompt_that_is_being_scored_is_not_given_back(ring):
+    await ring.head.add(lease_of(2, echo=True, logprobs=1))
+    ring.start()
+    ring.tail.gate.release()
+    await ring.tail.sent.get()
+    assert ring.head.give_back(2) == []
