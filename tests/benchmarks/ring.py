@@ -3,8 +3,8 @@
     python tests/benchmarks/ring.py [--model bench|demo|both] [--rounds 3] [--json]
 
 Contestants run in turn, round after round, in one run; ratios are taken within a round and their median is reported,
-so that a machine whose speed drifts does not decide. The workload: 64 prompts of 16 to
-128 random tokens, 64 new tokens each on the bench model (a random Llama of 27M parameters), 32 on SmolLM2-135M.
+so that a machine whose speed drifts does not decide. The workload: 64 prompts of 16 to 128 random tokens, 64 new tokens
+each on the bench model (a random Llama of 27M parameters), 32 on SmolLM2-135M.
 """
 
 from __future__ import annotations
