@@ -125,27 +125,57 @@ class KvPool:
     chunk: int
     """Tokens of one attention chunk (Llama 4); 0 means none."""
     pages: int
+    """On the device."""
+    host_pages: int = 0
+    """More of them in host memory, swapped in while another microbatch computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostFit:
+    """A stage's step time as fitted to what it measured: see `deserve_plan.cost.StageCost`."""
+
+    fixed_s: float
+    token_s: float
+    wanted_s: float
+    context_s: float
+    pair_s: float
+    granularity: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkMeasure:
+    """The onward link of a stage as measured on the live link; see `deserve_plan.figures.LinkFigures`."""
+
+    latency_s: float
+    latency_spread_s: float
+    bytes_per_s: float
+    bandwidth_spread: float
 
 
 @dataclass(frozen=True, slots=True)
 class StageReady:
-    """Weights are resident, KV pools allocated, links up."""
+    """Weights are resident, KV pools allocated, links up and measured."""
 
     ring: Annotated[str, Max(64)]
     epoch: int
     stage: int
     page_tokens: int
+    page_bytes: int
+    """Of one page of every pool together, over all layers of the stage."""
     pools: Annotated[tuple[KvPool, ...], Max(64)]
-    step_time_16_s: float
-    step_time_64_s: float
-    """One step of 16 and of 64 decode tokens over this stage, measured after loading."""
-    next_rtt_s: float
-    """Round trip to the next stage, at the tail to the head; 0 in a ring of one."""
+    copy_in_bytes_per_s: float
+    copy_out_bytes_per_s: float
+    """Between host memory and device; 0 where nothing is swapped."""
+    cost: CostFit
+    link: LinkMeasure
+    """To the next stage, at the tail to the head; all zero in a ring of one."""
     machine: Annotated[str, Max(64)]
     """Equal for stages that share processor cores; see `cores`."""
     cores: int
     threads: int
     """Cores of the machine, and how many of them this stage computes with."""
+    occupies_cores: bool
+    """Whether computing takes those cores; not so on a GPU or in a timed stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +215,8 @@ class LeaseRequest:
     ring: Annotated[str, Max(64)]
     epoch: int
     rows: int
+    codec: Annotated[str, Max(32)] = "raw"
+    """The wire codec that this ring's planner proposes for a job that starts now and allows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +230,8 @@ class LeasedRow:
     """Used where the body names none."""
     generated: Annotated[tuple[SampledToken, ...], Max(MAX_CONTEXT)] = ()
     """Token log of an earlier attempt."""
+    codec: Annotated[str, Max(32)] = "raw"
+    """How this row's hidden states cross links: fixed for its job when that started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +312,30 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanReport:
+    """The head's plan, what it predicts and what was measured over the last steps; see `deserve_plan.plan`."""
+
+    microbatches: int
+    rows_per_microbatch: int
+    step_budget_s: float
+    swap_pages: Annotated[tuple[int, ...], Max(MAX_STAGES)]
+    prefetch_depth: int
+    coalesce: int
+    codec: Annotated[str, Max(32)]
+    bound: str
+    predicted_tokens_per_s: float
+    predicted_utilisation: Annotated[tuple[float, ...], Max(MAX_STAGES)]
+    predicted_finish_s: float
+    measured_tokens_per_s: float
+    """Generated tokens over the last full window in which the ring was in its planned steady state; 0 before."""
+    measured_utilisation: Annotated[tuple[float, ...], Max(MAX_STAGES)]
+    steady_s: float
+    """How long that window was."""
+    plans: int
+    """Plans made since the ring began, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Every node, every `stats_interval_s`. Also the sign of life of an idle node."""
 
@@ -302,6 +360,8 @@ class Stats:
     microbatches: int = 0
     rows_per_microbatch: int = 0
     """These five are the head's alone."""
+    plan: PlanReport | None = None
+    """Of a head that has begun."""
 
 
 CONTROL = Table(

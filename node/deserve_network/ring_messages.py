@@ -21,8 +21,11 @@ __all__ = [
     "Sampled",
     "SampledToken",
     "Sampling",
+    "Segment",
+    "StageTiming",
     "Step",
     "TokenLogprob",
+    "Tune",
 ]
 
 RING_PROTOCOL = "/deserve/ring/1"
@@ -86,8 +89,25 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive tokens of a step, in packed order, whose hidden states are packed by one codec."""
+
+    codec: Annotated[str, Max(32)]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageTiming:
+    """What one stage spent on a step, seconds: computing, and waiting before that for KV pages to be copied in."""
+
+    compute_s: float
+    swap_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """One trip of one microbatch. Its payload is the hidden states [tokens, hidden] in `dtype`, row-major."""
+    """One trip of one microbatch. Its payload is the hidden states [tokens, hidden], computed in `dtype` and packed
+    segment by segment, row-major."""
 
     ring: str
     epoch: int
@@ -96,10 +116,25 @@ class Step:
     released: Annotated[tuple[int, ...], Max(MAX_CHUNKS)]
     """Sequences whose pages are freed before this step."""
     chunks: Annotated[tuple[Chunk, ...], Max(MAX_CHUNKS)]
-    codec: Annotated[str, Max(32)]
+    segments: Annotated[tuple[Segment, ...], Max(16)]
     dtype: Annotated[str, Max(16)]
     tokens: int
     hidden: int
+    timings: Annotated[tuple[StageTiming, ...], Max(256)]
+    """Of the stages that the step has passed, in order: the head plans with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tune:
+    """Head to every stage, passed on in its place between steps: from the next step on, this plan holds."""
+
+    ring: str
+    epoch: int
+    microbatches: int
+    swap_pages: Annotated[tuple[int, ...], Max(256)]
+    """Of each stage: pages of a microbatch that leave the device while others compute; 0: nothing is swapped."""
+    prefetch_depth: int
+    coalesce: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +174,8 @@ class Sampled:
     drawn: Annotated[tuple[SampledToken, ...], Max(MAX_CHUNKS)]
     scored: Annotated[tuple[SampledToken, ...], Max(1 << 16)] = ()
     failed: Annotated[tuple[FailedSequence, ...], Max(MAX_CHUNKS)] = ()
+    timings: Annotated[tuple[StageTiming, ...], Max(256)] = ()
+    """Of every stage, the tail's last."""
 
 
-RING = Table("ring", {1: Step, 2: Admit, 3: Sampled}, max_bytes=8 << 20)
+RING = Table("ring", {1: Step, 2: Admit, 3: Sampled, 4: Tune}, max_bytes=8 << 20)

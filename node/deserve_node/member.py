@@ -21,8 +21,10 @@ from deserve_network.control_messages import (
     Assign,
     Begin,
     Cancel,
+    CostFit,
     KvPool,
     Lease,
+    LinkMeasure,
     Recall,
     RowLog,
     RowsReturned,
@@ -45,6 +47,7 @@ from deserve_node.ring.neighbours import LINK_DEADLINE_S, Neighbours, first_caus
 from deserve_node.ring.scheduler import Scheduler
 from deserve_node.ring.stage import Stage, Tail
 from deserve_node.shard import load_shard
+from deserve_node.shard.shard import ROW_MULTIPLE
 from deserve_node.tensors import DTYPES
 from deserve_text.tokenizer import TextModel
 
@@ -123,13 +126,16 @@ class RingMember:
             epoch=self.assign.epoch,
             stage=self.assign.stage,
             page_tokens=PAGE_TOKENS,
+            page_bytes=engine.cache.page_bytes,
             pools=tuple(KvPool(shape.window, shape.chunk, shape.pages) for shape in engine.cache.shapes),
-            step_time_16_s=time_16,
-            step_time_64_s=time_64,
-            next_rtt_s=self._neighbours.rtt_s,
+            copy_in_bytes_per_s=0.0,
+            copy_out_bytes_per_s=0.0,
+            cost=_cost(time_16, time_64),
+            link=LinkMeasure(self._neighbours.rtt_s / 2, 0.0, 0.0, 0.0),
             machine=machine_id(),
             cores=os.cpu_count() or 1,
             threads=torch.get_num_threads(),
+            occupies_cores=self._lending.device.type == "cpu",
         )
 
     def _load(self) -> tuple[Engine, float, float]:
@@ -264,3 +270,8 @@ class RingMember:
         if self._compute is not None:
             compute, self._compute = self._compute, None
             await asyncio.to_thread(compute.close)
+
+
+def _cost(time_16_s: float, time_64_s: float) -> CostFit:
+    token_s = max(0.0, (time_64_s - time_16_s) / 48)
+    return CostFit(max(0.0, time_16_s - 16 * token_s), token_s, 0.0, 0.0, 0.0, ROW_MULTIPLE)

@@ -17,7 +17,7 @@ from deserve_network.control_messages import LinkShape
 from deserve_network.host import Host
 from deserve_network.identity import generate_identity
 from deserve_network.links import Links
-from deserve_network.ring_messages import Chunk, Step
+from deserve_network.ring_messages import Chunk, Segment, Step
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 FRAME_BYTES = 128 << 10
@@ -31,7 +31,7 @@ Receive = Callable[[int], Awaitable[object]]
 
 def step(number: int) -> Step:
     chunks = tuple(Chunk(sequence, 100, 1, 1) for sequence in range(64))
-    return Step("ring", 1, number, 0, (), chunks, "raw", "float32", 64, 512)
+    return Step("ring", 1, number, 0, (), chunks, (Segment("raw", 64),), "float32", 64, 512, ())
 
 
 async def measure(send: Send, receive: Receive) -> tuple[float, float]:

@@ -26,7 +26,17 @@ from deserve_coordinator.fleet import (
 )
 from deserve_coordinator.planner import Capacity, ModelShape
 from deserve_coordinator.rings import apply
-from deserve_network.control_messages import Assign, Begin, KvPool, LinkShape, ModelRef, Release, StageReady
+from deserve_network.control_messages import (
+    Assign,
+    Begin,
+    CostFit,
+    KvPool,
+    LinkMeasure,
+    LinkShape,
+    ModelRef,
+    Release,
+    StageReady,
+)
 
 POLICY = Policy(
     ModelRef("demo", "", "d", "float32"), ModelShape(8, 100), LinkShape(), 2, "r", settle_s=5.0, load_deadline_s=100.0
@@ -38,7 +48,8 @@ def member(name: str, memory: int = 10_000, spare_since_s: float = 0.0) -> Membe
 
 
 def ready(ring: str, epoch: int, stage: int) -> StageReady:
-    return StageReady(ring, epoch, stage, 16, (KvPool(0, 0, 10),), 0.1, 0.2, 0.0, "m", 1, 1)
+    cost, link = CostFit(0.1, 0.002, 0.0, 0.0, 0.0, 16), LinkMeasure(0.0, 0.0, 0.0, 0.0)
+    return StageReady(ring, epoch, stage, 16, 1024, (KvPool(0, 0, 10),), 0.0, 0.0, cost, link, "m", 1, 1, True)
 
 
 def run(fleet: Fleet, *events: Event, now: float = 0.0) -> tuple[Fleet, list[Action]]:

@@ -17,14 +17,14 @@ from deserve_network.link_messages import LINK, Open, Refused
 from deserve_network.link_session import LinkTimes
 from deserve_network.link_state import Window
 from deserve_network.links import Links
-from deserve_network.ring_messages import RING_PROTOCOL, Chunk, Step
+from deserve_network.ring_messages import RING_PROTOCOL, Chunk, Segment, Step
 
 LinkUp = Callable[..., Awaitable[tuple[Link, Link]]]
 BRIEF = LinkTimes(connect_s=1, reconnect_s=0.5, heartbeat_s=0.05, silence_s=1)
 
 
 def step(number: int) -> Step:
-    return Step("ring", 1, number, 0, (), (Chunk(0, 0, 1, 1),), "none", "float32", 1, 2)
+    return Step("ring", 1, number, 0, (), (Chunk(0, 0, 1, 1),), (Segment("raw", 1),), "float32", 1, 2, ())
 
 
 async def send_all(link: Link, count: int, payload: bytes = b"") -> None:

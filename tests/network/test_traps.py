@@ -18,7 +18,7 @@ from deserve_network.link import Link
 from deserve_network.link_session import LinkTimes
 from deserve_network.link_state import Window
 from deserve_network.links import Links
-from deserve_network.ring_messages import Chunk, Step
+from deserve_network.ring_messages import Chunk, Segment, Step
 from deserve_network.stream import Stream
 
 LinkUp = Callable[..., Awaitable[tuple[Link, Link]]]
@@ -28,7 +28,7 @@ HELLO = Hello(version=1, name="n", addresses=(), memory_bytes=1, device="cpu")
 
 
 def step(number: int) -> Step:
-    return Step("ring", 1, number, 0, (), (Chunk(0, 0, 1, 1),), "none", "float32", 1, 2)
+    return Step("ring", 1, number, 0, (), (Chunk(0, 0, 1, 1),), (Segment("raw", 1),), "float32", 1, 2, ())
 
 
 async def accept_one(host: Host, protocol: str) -> asyncio.Future[Stream]:

@@ -42,6 +42,8 @@ class KvCache:
                 f"{kv_bytes} bytes for KV hold no page of {PAGE_TOKENS} tokens over {len(layers)} layers "
                 f"({sum(page_bytes.values())} bytes): lend more memory"
             )
+        self.page_bytes = sum(page_bytes.values())
+        """Of one page of every pool together."""
         self.pools = tuple(PagePool(PoolShape(*kind, pages[kind])) for kind in kinds)
         self.pool_of = {layer.layer: kinds.index((layer.window, layer.chunk)) for layer in layers}
         self._pages = {

@@ -17,9 +17,9 @@ import torch
 
 from deserve_network.control_messages import Lease, LeasedRow, RowLog, RowResult
 from deserve_network.link import Link
-from deserve_network.ring_messages import Sampled, SampledToken, Step
+from deserve_network.ring_messages import Sampled, SampledToken, Segment, Step
 from deserve_node.errors import NodeError
-from deserve_node.ring.compute import Compute
+from deserve_node.ring.compute import Compute, Computed, StepWork
 from deserve_node.ring.rows import HeadRow, error_result, open_row
 from deserve_node.ring.scheduler import Row, Scheduler, StepPlan
 from deserve_node.tensors import to_bytes
@@ -142,6 +142,13 @@ class Head:
         return [row.log() for row in self._rows.values()]
 
     async def _drive(self) -> None:
+        # One step computes and the next is composed and queued: the compute thread never waits for the scheduler.
+        submitted: asyncio.Queue[tuple[StepPlan, asyncio.Future[Computed]]] = asyncio.Queue(1)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._submit(submitted), name=f"{self._ring} submit")
+            tasks.create_task(self._deliver(submitted), name=f"{self._ring} deliver")
+
+    async def _submit(self, submitted: asyncio.Queue[tuple[StepPlan, asyncio.Future[Computed]]]) -> None:
         while True:
             self._ask()
             plan = self._scheduler.next_step()
@@ -153,7 +160,10 @@ class Head:
                 continue
             self.microbatches = self._scheduler.microbatches
             self.rows_per_microbatch = self._scheduler.rows_per_microbatch
-            await self._step(plan)
+            await self._announce(plan)
+            inputs = torch.tensor(plan.token_ids, dtype=torch.int64)
+            work = StepWork(plan.microbatch, plan.released, plan.chunks, inputs)
+            await submitted.put((plan, self._compute.submit(work)))
 
     def _ask(self) -> None:
         room = self._target_rows - len(self._rows)
@@ -162,7 +172,8 @@ class Head:
             self._asked = True
             self._desk.want_rows(room)
 
-    async def _step(self, plan: StepPlan) -> None:
+    async def _announce(self, plan: StepPlan) -> None:
+        """Tell the tail of the rows that are new to it."""
         # All before the first send: while one waits for its link, rows of this very step may be cancelled.
         admits = [self._rows[row.key].admit(self._ring, self._epoch) for row in plan.admitted]
         for admit in admits:
@@ -170,29 +181,32 @@ class Head:
                 self._compute.engine.admit(admit)
             else:
                 await self._links.tail.send(admit)
-        inputs = torch.tensor(plan.token_ids, dtype=torch.int64)
-        output = await self._compute.step(plan.released, plan.chunks, inputs)
-        if self._links is None:
-            self._take(
-                Sampled(self._ring, self._epoch, plan.step, plan.microbatch, output.drawn, output.scored, output.failed)
+
+    async def _deliver(self, submitted: asyncio.Queue[tuple[StepPlan, asyncio.Future[Computed]]]) -> None:
+        while True:
+            plan, computing = await submitted.get()
+            computed = await computing
+            output, timings = computed.output, (computed.timing,)
+            if self._links is None:
+                answer = (output.drawn, output.scored, output.failed, timings)
+                self._take(Sampled(self._ring, self._epoch, plan.step, plan.microbatch, *answer))
+                continue
+            assert output.hidden is not None
+            tokens, hidden = output.hidden.shape
+            step = Step(
+                self._ring,
+                self._epoch,
+                plan.step,
+                plan.microbatch,
+                plan.released,
+                plan.chunks,
+                (Segment("raw", tokens),),
+                str(output.hidden.dtype).removeprefix("torch."),
+                tokens,
+                hidden,
+                timings,
             )
-            return
-        assert output.hidden is not None
-        tokens, hidden = output.hidden.shape
-        dtype = str(output.hidden.dtype).removeprefix("torch.")
-        step = Step(
-            self._ring,
-            self._epoch,
-            plan.step,
-            plan.microbatch,
-            plan.released,
-            plan.chunks,
-            "raw",
-            dtype,
-            tokens,
-            hidden,
-        )
-        await self._links.next.send(step, [to_bytes(output.hidden)])
+            await self._links.next.send(step, [to_bytes(output.hidden)])
 
     async def _collect(self, tail: Link) -> None:
         while True:

@@ -43,10 +43,10 @@ class RingTiming:
 
     @classmethod
     def measured(cls, stages: Sequence[StageReady]) -> RingTiming:
-        row_s = tuple(max(0.0, (s.step_time_64_s - s.step_time_16_s) / 48) for s in stages)
+        row_s = tuple(s.cost.token_s + s.cost.wanted_s for s in stages)
         frame_s = FRAME_S if len(stages) > 1 else 0.0
-        fixed_s = tuple(max(0.0, s.step_time_16_s - 16 * row) + frame_s for s, row in zip(stages, row_s, strict=True))
-        hop_s = tuple(s.next_rtt_s / 2 * LATENCY_SLACK for s in stages)
+        fixed_s = tuple(s.cost.fixed_s + frame_s for s in stages)
+        hop_s = tuple(s.link.latency_s * LATENCY_SLACK for s in stages)
         machines: dict[str, list[StageReady]] = defaultdict(list)
         for stage in stages:
             machines[stage.machine].append(stage)

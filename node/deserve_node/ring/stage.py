@@ -1,16 +1,17 @@
 """A stage behind the head: receive a step, compute it, send it on; at the tail, send the tokens back to the head.
 
-Frames are taken in the order in which the head scheduled them. While a step computes, the link receives the next one
-and sends the last one: both happen on other threads. What a neighbour declares is checked before it costs anything.
+Frames are taken in the order in which the head scheduled them. While a step computes, the next one is received, checked
+and queued, and the last one is sent. What a neighbour declares is checked before it costs anything.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 from deserve_network.link import Link
-from deserve_network.ring_messages import MAX_CHUNKS, Admit, Chunk, Sampled, Step
-from deserve_node.ring.compute import Compute
+from deserve_network.ring_messages import MAX_CHUNKS, Admit, Chunk, Sampled, Step, Tune
+from deserve_node.ring.compute import Compute, Computed, StepWork
 from deserve_node.ring.head import RingProtocolError
 from deserve_node.tensors import DTYPES, from_bytes, to_bytes
 
@@ -18,6 +19,8 @@ __all__ = ["ADMIT_DEADLINE_S", "Stage", "Tail"]
 
 ADMIT_DEADLINE_S = 30.0
 """How long a tail waits for the Admit of a sequence whose first chunk is already here."""
+QUEUED_STEPS = 2
+"""Steps that are received and not sent on: one computes, the next is ready."""
 
 
 class Stage:
@@ -34,21 +37,54 @@ class Stage:
         """Positions of each sequence that have been computed here."""
 
     async def run(self) -> None:
-        """Compute steps as they come. Raises `LinkLost`, `RingProtocolError`, `PayloadError`."""
+        """Compute steps as they come. Raises `LinkLost`, `RingProtocolError`, `PayloadError`, in an exception group."""
+        submitted: asyncio.Queue[tuple[Step, asyncio.Future[Computed]] | Tune] = asyncio.Queue(QUEUED_STEPS - 1)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._receive(submitted), name=f"{self._ring} receive")
+            tasks.create_task(self._send(submitted), name=f"{self._ring} send")
+
+    async def _receive(self, submitted: asyncio.Queue[tuple[Step, asyncio.Future[Computed]] | Tune]) -> None:
         while True:
             frame = await self._previous.receive()
-            step = frame.message
-            if not isinstance(step, Step) or (step.ring, step.epoch) != (self._ring, self._epoch):
+            message = frame.message
+            if not isinstance(message, Step | Tune) or (message.ring, message.epoch) != (self._ring, self._epoch):
                 raise RingProtocolError(
-                    f"{self._previous.peer_id} sent {_described(step)}, not a Step of {self._ring}/{self._epoch}"
+                    f"{self._previous.peer_id} sent {_described(message)}, not a Step of {self._ring}/{self._epoch}"
                 )
-            self._check(step)
-            await self._step(step, frame.payload)
+            if isinstance(message, Tune):
+                await submitted.put(message)
+                continue
+            self._check(message)
+            await self._prepare(message)
+            inputs = from_bytes(frame.payload, (message.tokens, message.hidden), DTYPES[message.dtype])
+            work = StepWork(message.microbatch, message.released, message.chunks, inputs)
+            await submitted.put((message, self._compute.submit(work)))
+
+    async def _prepare(self, step: Step) -> None:
+        """Whatever must be known before a step may compute."""
+
+    async def _send(self, submitted: asyncio.Queue[tuple[Step, asyncio.Future[Computed]] | Tune]) -> None:
+        while True:
+            item = await submitted.get()
+            if isinstance(item, Tune):
+                await self._pass_on(item)
+            else:
+                step, computing = item
+                await self._deliver(step, await computing)
+
+    async def _pass_on(self, tune: Tune) -> None:
+        await self._following.send(tune)
+
+    async def _deliver(self, step: Step, computed: Computed) -> None:
+        hidden = computed.output.hidden
+        assert hidden is not None
+        onward = dataclasses.replace(step, timings=(*step.timings, computed.timing))
+        await self._following.send(onward, [to_bytes(hidden)])
 
     def _check(self, step: Step) -> None:
         shard = self._compute.engine.shard
-        if step.codec != "raw":
-            raise RingProtocolError(f"codec {step.codec!r} is not one of this ring's")
+        if [segment.codec for segment in step.segments] != ["raw"] or step.segments[0].tokens != step.tokens:
+            raise RingProtocolError(f"step {step.step} declares segments {step.segments} for {step.tokens} tokens")
         if DTYPES.get(step.dtype) is not shard.dtype or step.hidden != shard.hidden_size:
             raise RingProtocolError(
                 f"step in {step.dtype} of width {step.hidden}, this stage has {shard.dtype}, {shard.hidden_size}"
@@ -70,12 +106,6 @@ class Stage:
             raise RingProtocolError(f"{chunk} does not follow on the {known} tokens of its sequence")
         if chunk.start + chunk.count > context_length:
             raise RingProtocolError(f"{chunk} exceeds the context of {context_length} tokens")
-
-    async def _step(self, step: Step, payload: memoryview) -> None:
-        inputs = from_bytes(payload, (step.tokens, step.hidden), DTYPES[step.dtype])
-        output = await self._compute.step(step.released, step.chunks, inputs)
-        assert output.hidden is not None
-        await self._following.send(step, [to_bytes(output.hidden)])
 
 
 class Tail(Stage):
@@ -127,14 +157,27 @@ class Tail(Stage):
         if not ids or min(ids) < 0 or max(ids) >= engine.shard.vocab_size:
             raise RingProtocolError(f"the head admitted sequence {admit.sequence} with ids outside the vocabulary")
 
-    async def _step(self, step: Step, payload: memoryview) -> None:
-        inputs = from_bytes(payload, (step.tokens, step.hidden), DTYPES[step.dtype])
+    async def _prepare(self, step: Step) -> None:
         await self._await_admission({chunk.sequence for chunk in step.chunks})
         # A row can be preempted or cancelled before its first chunk: nothing of it comes any more.
         self._expected.difference_update(step.released)
-        output = await self._compute.step(step.released, step.chunks, inputs)
+
+    async def _pass_on(self, tune: Tune) -> None:
+        """The head has it already."""
+
+    async def _deliver(self, step: Step, computed: Computed) -> None:
+        output = computed.output
         await self._following.send(
-            Sampled(self._ring, self._epoch, step.step, step.microbatch, output.drawn, output.scored, output.failed)
+            Sampled(
+                self._ring,
+                self._epoch,
+                step.step,
+                step.microbatch,
+                output.drawn,
+                output.scored,
+                output.failed,
+                (*step.timings, computed.timing),
+            )
         )
 
     async def _await_admission(self, sequences: set[int]) -> None:

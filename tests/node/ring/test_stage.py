@@ -16,7 +16,7 @@ from deserve_network.identity import generate_identity
 from deserve_network.link import Frame
 from deserve_network.link_session import LinkTimes
 from deserve_network.links import Links
-from deserve_network.ring_messages import Admit, Chunk, Sampled, Sampling, Step
+from deserve_network.ring_messages import Admit, Chunk, Sampled, Sampling, Segment, Step
 from deserve_node.engine import Engine, KvCache
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import RingProtocolError
@@ -68,7 +68,7 @@ def compute_of(tiny_files):
 
 def step_of(*chunks, number=0, released=(), **changes):
     tokens = sum(chunk.count for chunk in chunks)
-    step = Step(*RING, number, 0, released, chunks, "raw", "float32", tokens, HIDDEN)
+    step = Step(*RING, number, 0, released, chunks, (Segment("raw", tokens),), "float32", tokens, HIDDEN, ())
     return dataclasses.replace(step, **changes)
 
 
@@ -136,7 +136,7 @@ LIES = {
     "another ring": step_of(GOOD, ring="q"),
     "another epoch": step_of(GOOD, epoch=2),
     "no step": admit_of(0),
-    "unknown codec": step_of(GOOD, codec="zip"),
+    "unknown codec": step_of(GOOD, segments=(Segment("zip", 1),)),
     "another dtype": step_of(GOOD, dtype="bfloat16"),
     "unknown dtype": step_of(GOOD, dtype="int3"),
     "another width": step_of(GOOD, hidden=HIDDEN * 2),
