@@ -5,8 +5,8 @@
 // aligned to absolute positions, and each row folds the blocks in ascending order into a running softmax. A row's
 // operations and their order therefore follow from its own position, window and chunk alone: tiles, batches, chunked
 // prefill and decode give the same bits. Three things keep it so: rows whose key range differs within a block are
-// computed apart, sums are fixed trees or ascending chains, and functions where a compiler could contract two products
-// differently in two instantiations are never inlined.
+// computed apart, sums are fixed trees or ascending chains, and products are contracted where `multiply_add` says so and
+// nowhere else (the build passes -ffp-contract=off).
 
 #include <omp.h>
 
@@ -93,13 +93,14 @@ inline void dot(const float* query, int64_t query_width, const T* keys, const in
         for (int r = 0; r < Rows; ++r) {
             Vec q = load(query + r * query_width + d);
 #pragma GCC unroll 4
-            for (int k = 0; k < Keys; ++k) sum[r][k] += q * loaded[k];
+            for (int k = 0; k < Keys; ++k) sum[r][k] = multiply_add(q, loaded[k], sum[r][k]);
         }
     }
     if (d < dim) {
         for (int k = 0; k < Keys; ++k) {
             Vec tail = load_tail(key[k] + d, int(dim - d));
-            for (int r = 0; r < Rows; ++r) sum[r][k] += load(query + r * query_width + d) * tail;
+            for (int r = 0; r < Rows; ++r)
+                sum[r][k] = multiply_add(load(query + r * query_width + d), tail, sum[r][k]);
         }
     }
     for (int r = 0; r < Rows; ++r)
@@ -182,7 +183,7 @@ inline void weigh(Scratch& s, int64_t row, const T* values, int64_t dim, Range k
         for (int r = 0; r < Rows; ++r) {
             Vec w = splat(weight[r * kBlock + k]);
 #pragma GCC unroll 4
-            for (int c = 0; c < Columns; ++c) sum[r][c] += w * loaded[c];
+            for (int c = 0; c < Columns; ++c) sum[r][c] = multiply_add(w, loaded[c], sum[r][c]);
         }
     }
 #pragma GCC unroll 4

@@ -4,6 +4,12 @@
 
 #include <cstdint>
 
+#if defined(__FMA__) || defined(__AVX512F__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
 #elif defined(__AVX__)
@@ -65,6 +71,20 @@ static inline Vec load_tail(const T* from, int count) {
 static inline void store(float* to, Vec v) { __builtin_memcpy(to, &v, sizeof v); }
 
 static inline Vec splat(float x) { return x - Vec{}; }
+
+// a * b + c, rounded once where the processor can. Said outright, because a compiler that is free to contract does so in
+// one instantiation of a template and not in the next (seen with g++ 12 on AVX2): the same row then has other bits.
+static inline Vec multiply_add(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__) && defined(__AVX__)
+    return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
 
 static inline IntVec lane_numbers() {
     IntVec lanes;
@@ -129,19 +149,19 @@ static inline Vec exp_vec(Vec x) {
     const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     IntVec vanishes = x < splat(-87.0f);
     x = x > splat(88.0f) ? splat(88.0f) : x;
-    Vec shifted = x * 1.44269504088896341f + magic;
+    Vec shifted = multiply_add(x, splat(1.44269504088896341f), magic);
     IntVec exponent = (IntVec)shifted - (IntVec)magic;
     Vec n = shifted - magic;
-    Vec r = x - n * 0.693359375f;
-    r = r - n * -2.12194440e-4f;
+    Vec r = multiply_add(n, splat(-0.693359375f), x);
+    r = multiply_add(n, splat(2.12194440e-4f), r);
     Vec p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
+    p = multiply_add(p, r, splat(1.3981999507e-3f));
+    p = multiply_add(p, r, splat(8.3334519073e-3f));
+    p = multiply_add(p, r, splat(4.1665795894e-2f));
+    p = multiply_add(p, r, splat(1.6666665459e-1f));
+    p = multiply_add(p, r, splat(5.0000001201e-1f));
     Vec squared = r * r;
-    Vec y = p * squared + r;
+    Vec y = multiply_add(p, squared, r);
     y = y + 1.0f;
     y = y * (Vec)((exponent + 127) << 23);
     return vanishes ? Vec{} : y;
@@ -151,12 +171,12 @@ static inline Vec exp_vec(Vec x) {
 static inline Vec tanh_vec(Vec x) {
     Vec z = x * x;
     Vec p = splat(-5.70498872745e-3f);
-    p = p * z + 2.06390887954e-2f;
-    p = p * z - 5.37397155531e-2f;
-    p = p * z + 1.33314422036e-1f;
-    p = p * z - 3.33332819422e-1f;
+    p = multiply_add(p, z, splat(2.06390887954e-2f));
+    p = multiply_add(p, z, splat(-5.37397155531e-2f));
+    p = multiply_add(p, z, splat(1.33314422036e-1f));
+    p = multiply_add(p, z, splat(-3.33332819422e-1f));
     p = p * z;
-    Vec near = p * x + x;
+    Vec near = multiply_add(p, x, x);
     Vec far = 1.0f - 2.0f / (exp_vec(x + x) + 1.0f);
     return z < splat(0.625f * 0.625f) ? near : far;
 }
@@ -172,14 +192,14 @@ static inline Vec log_vec(Vec x) {
     Vec e = __builtin_convertvector(exponent, Vec);
     Vec squared = m * m;
     Vec p = splat(7.0376836292e-2f);
-    p = p * m - 1.1514610310e-1f;
-    p = p * m + 1.1676998740e-1f;
-    p = p * m - 1.2420140846e-1f;
-    p = p * m + 1.4249322787e-1f;
-    p = p * m - 1.6668057665e-1f;
-    p = p * m + 2.0000714765e-1f;
-    p = p * m - 2.4999993993e-1f;
-    p = p * m + 3.3333331174e-1f;
+    p = multiply_add(p, m, splat(-1.1514610310e-1f));
+    p = multiply_add(p, m, splat(1.1676998740e-1f));
+    p = multiply_add(p, m, splat(-1.2420140846e-1f));
+    p = multiply_add(p, m, splat(1.4249322787e-1f));
+    p = multiply_add(p, m, splat(-1.6668057665e-1f));
+    p = multiply_add(p, m, splat(2.0000714765e-1f));
+    p = multiply_add(p, m, splat(-2.4999993993e-1f));
+    p = multiply_add(p, m, splat(3.3333331174e-1f));
     Vec y = m * squared;
     y = y * p;
     y = y + e * -2.12194440e-4f;
