@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-__all__ = ["StageCost", "StepLoad"]
+__all__ = ["StageCost", "StepLoad", "largest_chunk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +61,30 @@ class StageCost:
             + self.context_s * load.context
             + self.pair_s * load.pairs
         )
+
+
+def largest_chunk(
+    cost: StageCost, load: StepLoad, start: int, budget_s: float, most: int, *, scored: bool = False
+) -> int:
+    """How many tokens of one row, from position `start` on and at most `most`, join a step of `load` within `budget_s`.
+
+    0 where none does. The attention of a chunk costs the (query, key) pairs that it adds, so that late chunks of a long
+    prompt come out shorter and take as long as early ones (Mnemosyne, arXiv:2409.17264, section 4). Where the budget
+    ends within a granule the chunk ends before it: half a granule costs as much as a whole one. `scored`: the logits of
+    every token are wanted.
+    """
+    left_s = budget_s - cost.fixed_s - cost.wanted_s * load.wanted
+    left_s -= cost.context_s * load.context + cost.pair_s * load.pairs + cost.token_s * load.tokens
+    if most <= 0 or left_s < 0:
+        return 0
+    # pair_s / 2 * n^2 + linear * n = left_s, granules aside.
+    linear = cost.token_s + cost.pair_s * (start + 0.5) + (cost.wanted_s if scored else 0.0)
+    if cost.pair_s > 0:
+        exact = (math.sqrt(linear * linear + 2 * cost.pair_s * left_s) - linear) / cost.pair_s
+    else:
+        exact = left_s / linear if linear > 0 else float(most)
+    count = most if exact >= most else int(exact)
+    rounding = -(load.tokens + count) % cost.granularity
+    if count * linear + cost.pair_s * count * count / 2 + cost.token_s * rounding <= left_s:
+        return count
+    return max(0, (load.tokens + count) // cost.granularity * cost.granularity - load.tokens)
