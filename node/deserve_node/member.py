@@ -35,7 +35,7 @@ from deserve_network.control_messages import (
 )
 from deserve_network.links import Links
 from deserve_node.background import BackgroundThread
-from deserve_node.engine import PAGE_TOKENS, Engine, KvCache, PoolShape
+from deserve_node.engine import Engine, KvCache, PoolShape
 from deserve_node.errors import NodeError
 from deserve_node.measure import machine_id, measure_step_time
 from deserve_node.outbox import Outbox, returned_in_parts
@@ -125,9 +125,11 @@ class RingMember:
             ring=self.assign.ring,
             epoch=self.assign.epoch,
             stage=self.assign.stage,
-            page_tokens=PAGE_TOKENS,
+            page_tokens=engine.cache.page_tokens,
             page_bytes=engine.cache.page_bytes,
-            pools=tuple(KvPool(shape.window, shape.chunk, shape.pages) for shape in engine.cache.shapes),
+            pools=tuple(
+                KvPool(shape.window, shape.chunk, shape.pages, shape.host_pages) for shape in engine.cache.shapes
+            ),
             copy_in_bytes_per_s=0.0,
             copy_out_bytes_per_s=0.0,
             cost=_cost(time_16, time_64),
@@ -158,7 +160,11 @@ class RingMember:
         """Head only: every stage is ready; build the scheduler from what they have. Raises `AssignmentError`."""
         if self._compute is None or self._text is None or self._head is not None:
             raise AssignmentError("Begin for a stage that is no head, is not ready, or has begun")
-        pools = [PoolShape(pool.window, pool.chunk, pool.pages) for ready in begin.ready for pool in ready.pools]
+        pools = [
+            PoolShape(pool.window, pool.chunk, pool.pages, pool.host_pages, ready.page_tokens)
+            for ready in begin.ready
+            for pool in ready.pools
+        ]
         timing = RingTiming.measured(begin.ready)
         scheduler = Scheduler(
             KvBudget(pools),

@@ -15,7 +15,6 @@ import torch
 
 from deserve_network.ring_messages import Chunk
 from deserve_node.engine.cache import KvCache
-from deserve_node.engine.pages import PAGE_TOKENS
 from deserve_node.shard.shard import ROW_MULTIPLE
 
 __all__ = ["PackedBatch", "PoolIndex", "pack", "padded"]
@@ -74,7 +73,8 @@ def pack(chunks: Sequence[Chunk], cache: KvCache, device: torch.device) -> Packe
         for row, pages in zip(table, tables, strict=True):
             row[: len(pages)] = pages
         real = positions[:tokens]
-        slots = table[owner, real // PAGE_TOKENS].astype(np.int64) * PAGE_TOKENS + real % PAGE_TOKENS
+        page_tokens = pool.shape.page_tokens
+        slots = table[owner, real // page_tokens].astype(np.int64) * page_tokens + real % page_tokens
         pools.append(
             PoolIndex(
                 pool.shape.window,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from deserve_node.engine.pages import PAGE_TOKENS, PagePool, PoolShape, live_pages
+from deserve_node.engine.pages import DEFAULT_PAGE_TOKENS, PagePool, PoolShape, live_pages
 from deserve_node.errors import NodeError
 from deserve_node.shard import KvLayer
 
@@ -27,28 +27,40 @@ class KvMemoryError(NodeError):
 
 
 class KvCache:
-    """Pages for `layers`, at most `kv_bytes` of them. Raises `KvMemoryError` where not even one row fits."""
+    """Pages of `page_tokens` tokens for `layers`, at most `kv_bytes` of them.
 
-    def __init__(self, layers: Sequence[KvLayer], *, kv_bytes: int, dtype: torch.dtype, device: torch.device) -> None:
+    Raises `KvMemoryError` where not even one row fits.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[KvLayer],
+        *,
+        kv_bytes: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        page_tokens: int = DEFAULT_PAGE_TOKENS,
+    ) -> None:
         kinds = sorted({(layer.window, layer.chunk) for layer in layers})
         members = {kind: [layer for layer in layers if (layer.window, layer.chunk) == kind] for kind in kinds}
-        page_bytes = {kind: sum(_page_bytes(layer, dtype) for layer in members[kind]) for kind in kinds}
+        page_bytes = {kind: sum(_page_bytes(layer, page_tokens, dtype) for layer in members[kind]) for kind in kinds}
         chunk_start = REFERENCE_TOKENS - REFERENCE_CHUNK
-        row_pages = {kind: len(live_pages(chunk_start, REFERENCE_CHUNK, *kind)) for kind in kinds}
+        row_pages = {kind: len(live_pages(chunk_start, REFERENCE_CHUNK, *kind, page_tokens)) for kind in kinds}
         rows = kv_bytes / max(1, sum(page_bytes[kind] * row_pages[kind] for kind in kinds))
         pages = {kind: int(rows * row_pages[kind]) for kind in kinds}
         if layers and min(pages.values()) < 1:
             raise KvMemoryError(
-                f"{kv_bytes} bytes for KV hold no page of {PAGE_TOKENS} tokens over {len(layers)} layers "
+                f"{kv_bytes} bytes for KV hold no page of {page_tokens} tokens over {len(layers)} layers "
                 f"({sum(page_bytes.values())} bytes): lend more memory"
             )
+        self.page_tokens = page_tokens
         self.page_bytes = sum(page_bytes.values())
         """Of one page of every pool together."""
-        self.pools = tuple(PagePool(PoolShape(*kind, pages[kind])) for kind in kinds)
+        self.pools = tuple(PagePool(PoolShape(*kind, pages[kind], page_tokens=page_tokens)) for kind in kinds)
         self.pool_of = {layer.layer: kinds.index((layer.window, layer.chunk)) for layer in layers}
         self._pages = {
             layer.layer: tuple(
-                _zeros((pages[(layer.window, layer.chunk)], layer.kv_heads, PAGE_TOKENS, dim), dtype, device)
+                _zeros((pages[(layer.window, layer.chunk)], layer.kv_heads, page_tokens, dim), dtype, device)
                 for dim in (layer.key_dim, layer.value_dim)
             )
             for layer in layers
@@ -63,7 +75,7 @@ class KvCache:
         return sum(pool.used for pool in self.pools)
 
     def pages(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Key pages [P, KVH, PAGE_TOKENS, Dk] and value pages [P, KVH, PAGE_TOKENS, Dv] of a layer."""
+        """Key pages [P, KVH, page_tokens, Dk] and value pages [P, KVH, page_tokens, Dv] of a layer."""
         keys, values = self._pages[layer]
         return keys, values
 
@@ -79,5 +91,5 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.from_numpy(raw).view(dtype).view(shape)
 
 
-def _page_bytes(layer: KvLayer, dtype: torch.dtype) -> int:
-    return PAGE_TOKENS * layer.kv_heads * (layer.key_dim + layer.value_dim) * dtype.itemsize
+def _page_bytes(layer: KvLayer, page_tokens: int, dtype: torch.dtype) -> int:
+    return page_tokens * layer.kv_heads * (layer.key_dim + layer.value_dim) * dtype.itemsize

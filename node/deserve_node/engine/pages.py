@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from deserve_node.errors import NodeError
 
-__all__ = ["PAGE_TOKENS", "OutOfPagesError", "PagePool", "PoolShape", "first_visible", "live_pages"]
+__all__ = ["DEFAULT_PAGE_TOKENS", "OutOfPagesError", "PagePool", "PoolShape", "first_visible", "live_pages"]
 
-PAGE_TOKENS = 16
+DEFAULT_PAGE_TOKENS = 16
 """Tokens a page holds. Long enough for whole vector loads, short enough that the last page wastes little."""
 
 
@@ -23,11 +23,19 @@ class OutOfPagesError(NodeError):
 
 @dataclass(frozen=True, slots=True)
 class PoolShape:
-    """One pool: `window` and `chunk` in tokens (0 is off), and how many pages it has."""
+    """One pool: `window` and `chunk` in tokens (0 is off), how many pages of `page_tokens` tokens fit the device, and
+    how many more of them fit host memory."""
 
     window: int
     chunk: int
     pages: int
+    host_pages: int = 0
+    page_tokens: int = DEFAULT_PAGE_TOKENS
+
+    @property
+    def capacity(self) -> int:
+        """Pages that sequences can hold, wherever they are."""
+        return self.pages + self.host_pages
 
 
 def first_visible(position: int, window: int, chunk: int) -> int:
@@ -36,9 +44,9 @@ def first_visible(position: int, window: int, chunk: int) -> int:
     return max(first, position // chunk * chunk) if chunk else first
 
 
-def live_pages(start: int, count: int, window: int, chunk: int) -> range:
-    """Page numbers (position // PAGE_TOKENS) that a step over positions [start, start + count) reads or writes."""
-    return range(first_visible(start, window, chunk) // PAGE_TOKENS, (start + count - 1) // PAGE_TOKENS + 1)
+def live_pages(start: int, count: int, window: int, chunk: int, page_tokens: int) -> range:
+    """Page numbers (position // page_tokens) that a step over positions [start, start + count) reads or writes."""
+    return range(first_visible(start, window, chunk) // page_tokens, (start + count - 1) // page_tokens + 1)
 
 
 class PagePool:
@@ -49,13 +57,13 @@ class PagePool:
 
     def __init__(self, shape: PoolShape) -> None:
         self.shape = shape
-        self._free = list(range(shape.pages - 1, -1, -1))
+        self._free = list(range(shape.capacity - 1, -1, -1))
         self._tables: dict[int, list[int]] = {}
         self._first: dict[int, int] = {}
 
     @property
     def used(self) -> int:
-        return self.shape.pages - len(self._free)
+        return self.shape.capacity - len(self._free)
 
     def table(self, sequence: int) -> list[int]:
         """Page ids by page number, -1 where given back. The list is the pool's own: do not change it."""
@@ -66,7 +74,7 @@ class PagePool:
         table = self._tables.get(sequence)
         if table is None or not (self.shape.window or self.shape.chunk):
             return
-        keep = first_visible(start, self.shape.window, self.shape.chunk) // PAGE_TOKENS
+        keep = first_visible(start, self.shape.window, self.shape.chunk) // self.shape.page_tokens
         for number in range(self._first[sequence], min(keep, len(table))):
             self._free.append(table[number])
             table[number] = -1
@@ -76,7 +84,7 @@ class PagePool:
         """Make room for positions below `end`. Raises `OutOfPagesError`."""
         table = self._tables.setdefault(sequence, [])
         self._first.setdefault(sequence, 0)
-        missing = (end - 1) // PAGE_TOKENS + 1 - len(table)
+        missing = (end - 1) // self.shape.page_tokens + 1 - len(table)
         if missing > len(self._free):
             raise OutOfPagesError(f"sequence {sequence} needs {missing} pages, {len(self._free)} are free")
         table.extend(self._free.pop() for _ in range(missing))

@@ -1,20 +1,21 @@
 """The head's account of KV pages on every stage of its ring. Pure.
 
-Pools of equal window and chunk on different stages hold the same pages of the same sequences, so one account per kind
-against the smallest such pool covers all stages. The head books a step's pages when it schedules the step; stages see
-the steps in the same order, so no stage is ever asked for a page that it does not have. A prompt's pages are reserved
-when its row is admitted: rows half way through their prompts cannot starve one another.
+Pools of equal window, chunk and page size on different stages hold the same pages of the same sequences, so one account
+per kind against the smallest such pool covers all stages. The head books a step's pages when it schedules the step;
+stages see the steps in the same order, so no stage is ever asked for a page that it does not have. A prompt's pages are
+reserved when its row is admitted: rows half way through their prompts cannot starve one another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from deserve_node.engine.pages import PoolShape, live_pages
+from deserve_node.engine.pages import DEFAULT_PAGE_TOKENS, PoolShape, live_pages
 
 __all__ = ["KvBudget"]
 
-_Kind = tuple[int, int]
+_Kind = tuple[int, int, int]
+"""Window, chunk, tokens a page."""
 
 
 class KvBudget:
@@ -23,11 +24,16 @@ class KvBudget:
     def __init__(self, shapes: Iterable[PoolShape]) -> None:
         self._limits: dict[_Kind, int] = {}
         for shape in shapes:
-            kind = (shape.window, shape.chunk)
-            self._limits[kind] = min(self._limits.get(kind, shape.pages), shape.pages)
+            kind = (shape.window, shape.chunk, shape.page_tokens)
+            self._limits[kind] = min(self._limits.get(kind, shape.capacity), shape.capacity)
         self._used = dict.fromkeys(self._limits, 0)
         self._booked: dict[int, dict[_Kind, int]] = {}
         self._reserved: dict[int, dict[_Kind, int]] = {}
+
+    @property
+    def page_tokens(self) -> int:
+        """Of the largest pages."""
+        return max((kind[2] for kind in self._limits), default=DEFAULT_PAGE_TOKENS)
 
     @property
     def pages(self) -> int:

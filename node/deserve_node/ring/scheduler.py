@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from deserve_network.ring_messages import Chunk
-from deserve_node.engine.pages import PAGE_TOKENS
 from deserve_node.ring.kv_budget import KvBudget
 
 __all__ = ["Row", "Scheduler", "StepPlan"]
@@ -204,7 +203,7 @@ class Scheduler:
         admitted = []
         while self._waiting and self.running < self._max_rows and len(microbatch.rows) < share:
             row = self._waiting[0]
-            if not self.budget.fits_row(row.length + PAGE_TOKENS, self._token_budget) and self.running:
+            if not self.budget.fits_row(row.length + self.budget.page_tokens, self._token_budget) and self.running:
                 break
             self._waiting.popleft()
             row.sequence, self._sequences = self._sequences, self._sequences + 1

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deserve_network.ring_messages import Chunk
-from deserve_node.engine.pages import PAGE_TOKENS, PagePool, PoolShape
+from deserve_node.engine.pages import DEFAULT_PAGE_TOKENS, PagePool, PoolShape
 from deserve_node.ring.kv_budget import KvBudget
 from deserve_node.ring.scheduler import Row, Scheduler
 
@@ -78,11 +78,19 @@ def run_to_the_end(
     microbatches=st.integers(1, 5),
     depth=st.integers(0, 4),
     budget=st.integers(16, 64),
+    page_tokens=st.sampled_from([1, 8, DEFAULT_PAGE_TOKENS, 24]),
 )
 def test_every_row_ends_with_its_own_tokens_whatever_the_memory(
-    lengths: list[tuple[int, int]], pages: int, window: int, microbatches: int, depth: int, budget: int
+    lengths: list[tuple[int, int]],
+    pages: int,
+    window: int,
+    microbatches: int,
+    depth: int,
+    budget: int,
+    page_tokens: int,
 ) -> None:
-    shapes = [PoolShape(0, 0, pages), PoolShape(window, 0, pages)] if window else [PoolShape(0, 0, pages)]
+    windows = [0, window] if window else [0]
+    shapes = [PoolShape(reach, 0, pages, page_tokens=page_tokens) for reach in windows]
     scheduler = Scheduler(
         KvBudget(shapes), microbatches=lambda rows: min(rows, microbatches), max_rows=16, token_budget=budget
     )
@@ -96,7 +104,7 @@ def test_every_row_ends_with_its_own_tokens_whatever_the_memory(
     failed = run_to_the_end(scheduler, stages, rows, depth, budget)
     for key, (row, new) in rows.items():
         if key in failed:
-            assert row.length // PAGE_TOKENS + 1 >= pages, "only a row that fills the ring alone may fail"
+            assert row.length // page_tokens + 1 >= pages, "only a row that fills the ring alone may fail"
             continue
         expected = list(row.prompt)
         for _ in range(new):
