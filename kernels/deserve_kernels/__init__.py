@@ -1,4 +1,5 @@
-"""Tensor in, tensor out: attention over pages of keys and values, writes into those pages, and sampling noise.
+"""Tensor in, tensor out: attention over pages of keys and values, writes into those pages, sampling noise, and
+wire codecs (`codecs`).
 
 Each operation has a plain torch reference (`reference`), a C++ kernel for the CPU that the user's own compiler builds
 once (`build`), and where it pays a Triton kernel for CUDA. The operations here choose by the tensors' device; they know

@@ -20,7 +20,7 @@ from deserve_kernels import reference
 from deserve_kernels.errors import ArgumentError
 from deserve_kernels.library import native_library
 
-__all__ = ["paged_attention"]
+__all__ = ["has_triton", "paged_attention"]
 
 _PAGE_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -56,7 +56,7 @@ def paged_attention(
     attend: Callable[..., Tensor] = reference.paged_attention
     if queries.device.type == "cpu" and native_library() is not None:
         attend = _native
-    elif queries.device.type == "cuda" and _has_triton():
+    elif queries.device.type == "cuda" and has_triton():
         from deserve_kernels import triton_attention
 
         attend = triton_attention.paged_attention
@@ -76,7 +76,7 @@ def paged_attention(
 
 
 @functools.cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
     """Whether triton is installed; if not, one warning says so."""
     if importlib.util.find_spec("triton") is not None:
         return True

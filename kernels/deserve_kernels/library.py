@@ -24,6 +24,9 @@ _SIGNATURES: dict[str, tuple[type[ctypes.c_int] | None, list[Any]]] = {
         [_ADDRESS, _LONG, _LONG, _ADDRESS, _ADDRESS, _INT] + [_ADDRESS] * 5 + [_LONG] * 10 + [_FLOAT, _FLOAT, _INT],
     ),
     "deserve_write_pages": (_INT, [_ADDRESS] * 3 + [_LONG] * 7),
+    "deserve_round_bf16": (None, [_ADDRESS] * 2 + [_LONG, _INT]),
+    "deserve_pack_int8": (None, [_ADDRESS] * 2 + [_LONG] * 2 + [_INT]),
+    "deserve_unpack_int8": (_INT, [_ADDRESS] * 2 + [_LONG] * 2 + [_INT]),
     "deserve_gumbel": (None, [_ADDRESS] * 4 + [_LONG] * 2 + [_INT]),
     "deserve_noise_bits": (None, [_LONG, _LONG, _ADDRESS, _LONG]),
 }

@@ -66,11 +66,11 @@ def test_without_a_compiler_the_reference_runs_after_one_warning(batch_of):
 
 def test_without_triton_one_warning_names_the_package(monkeypatch):
     monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None)
-    attention._has_triton.cache_clear()
+    attention.has_triton.cache_clear()
     with pytest.warns(RuntimeWarning, match="pip install triton"):
-        assert not attention._has_triton()
-    assert not attention._has_triton()  # a second warning would be an error
-    attention._has_triton.cache_clear()
+        assert not attention.has_triton()
+    assert not attention.has_triton()  # a second warning would be an error
+    attention.has_triton.cache_clear()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
