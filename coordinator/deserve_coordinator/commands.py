@@ -36,6 +36,9 @@ def coordinator() -> None:
 @click.option("--max-upload-mib", type=int, default=200, show_default=True, help="Largest batch file, in MiB.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Default: DATA/api_key, made at the first start.")
 @click.option("--join-token-file", type=click.Path(path_type=Path), help="Nodes must bring this token.")
+@click.option(
+    "--context-tokens", type=int, default=0, help="Longest row, where stages are timed; default: the model's context."
+)
 @click.option("--kv-tokens", type=click.IntRange(1), help="KV to plan for; default: one context, at most 4096.")
 @click.option("--settle-s", type=float, default=5.0, show_default=True, help="Wait before spares widen a ring.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
@@ -68,6 +71,7 @@ def start(**flags: Any) -> None:
             join_token_file=flags["join_token_file"],
             settle_s=flags["settle_s"],
             kv_tokens=flags["kv_tokens"],
+            context_tokens=flags["context_tokens"],
         )
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deserve_coordinator.errors import ConfigurationError
 from deserve_network.control_messages import LinkShape
+from deserve_network.ring_messages import MAX_CONTEXT
 from deserve_process.errors import AddressInvalid
 from deserve_process.listen_address import parse_host_port
 
@@ -38,6 +39,8 @@ class CoordinatorConfig:
     max_upload_bytes: int = 200 << 20
     kv_tokens: int | None = None
     """Tokens of KV planned for on each layer; None: the model's context, 4,096 at most."""
+    context_tokens: int = 0
+    """Longest row, where the nodes' stages are timed; 0: the model's context."""
     api_key_file: Path | None = None
     join_token_file: Path | None = None
     lease_s: float = 300.0
@@ -49,6 +52,8 @@ class CoordinatorConfig:
             raise ConfigurationError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}")
         if self.max_upload_bytes < 1:
             raise ConfigurationError("--max-upload-mib: must be at least 1")
+        if not 0 <= self.context_tokens <= MAX_CONTEXT:
+            raise ConfigurationError(f"--context-tokens: must be from 0 to {MAX_CONTEXT}")
         for name in ("latency_ms", "jitter_ms", "mbit"):
             if getattr(self.link, name) < 0:
                 raise ConfigurationError(f"--link-{name.replace('_', '-')}: must not be negative")

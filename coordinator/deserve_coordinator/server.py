@@ -78,7 +78,7 @@ def load_model(config: CoordinatorConfig) -> ServedModel:
     summary = inspect(files)
     if summary.unservable:
         raise ConfigurationError(f"--model {config.model}: {summary.unservable}")
-    text = TextModel.load(files.directory)
+    text = TextModel.load(files.directory, context_tokens=config.context_tokens)
     ref = ModelRef(files.id, files.revision, files.digest, config.dtype)
     return ServedModel(ref, summary.num_layers, text.context_length, row_check(files.id, text))
 

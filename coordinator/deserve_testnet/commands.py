@@ -37,6 +37,12 @@ _NETWORK_OPTIONS = [
         "--memory", default="", help="What each node lends, e.g. 2GiB; default: 0.4 of what is free, divided."
     ),
     click.option("--threads", default=0, help="Of each node; default: the cores, divided."),
+    click.option(
+        "--stage-profile",
+        default="",
+        metavar="NAME|FILE",
+        help="Stages take the times of this profile instead of computing: deserve-70b, quick, or a TOML file.",
+    ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option(
         "--keep",

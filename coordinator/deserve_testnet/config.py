@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deserve_node.timed.profile import ProfileError, RingProfile, load_profile
 from deserve_testnet.errors import UsageError
+from deserve_testnet.profiles import profile_file
 
 __all__ = ["TestnetConfig", "Wan"]
 
@@ -41,6 +43,8 @@ class TestnetConfig:
     threads: int = 0
     """Of each node; 0 divides the cores."""
     device: str = "auto"
+    stage_profile: str = ""
+    """A TOML file, or the name of one in `profiles`: stages take its times instead of computing."""
     directory: Path | None = None
     """Where data and logs of every process are kept; None: a temporary directory, removed at the end."""
     spare_members: int = 0
@@ -57,6 +61,19 @@ class TestnetConfig:
         for flag, value in (("latency-ms", self.latency_ms), ("jitter-ms", self.jitter_ms), ("mbit", self.mbit)):
             if not 0 <= value < 1e6:
                 raise UsageError(f"--{flag}: cannot be {value}")
+        _ = self.profile
+
+    @property
+    def profile_file(self) -> Path | None:
+        return profile_file(self.stage_profile) if self.stage_profile else None
+
+    @property
+    def profile(self) -> RingProfile | None:
+        """What `stage_profile` says. Raises UsageError."""
+        try:
+            return None if self.profile_file is None else load_profile(self.profile_file)
+        except ProfileError as error:
+            raise UsageError(f"--stage-profile: {error}") from error
 
     @property
     def cores(self) -> int:
@@ -65,7 +82,13 @@ class TestnetConfig:
 
     @property
     def node_threads(self) -> int:
-        return self.threads or max(1, self.cores // self.nodes)
+        return self.threads or (1 if self.stage_profile else max(1, self.cores // self.nodes))
+
+    @property
+    def nodes_at_once(self) -> int:
+        """How many may start at the same time. No more than there are cores where a node measures its speed at the
+        start: its share of the layers goes by it."""
+        return self.nodes if self.stage_profile else max(1, self.cores // self.node_threads)
 
     @property
     def node_memory(self) -> str:

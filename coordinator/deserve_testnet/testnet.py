@@ -95,6 +95,7 @@ class Testnet:
             *("--coordinator", self.multiaddr, "--listen", f"/ip4/{self._address(number)}/tcp/0"),
             *("--http", f"{self._address(number)}:0", "--device", self.config.device),
             *("--memory", memory or self.config.node_memory, "--threads", str(threads), "--json"),
+            *(() if self.config.profile_file is None else ("--stage-profile", str(self.config.profile_file))),
         ]
         node = await self._spawn(name, number, command, threads)
         self.nodes.append(node)
@@ -148,9 +149,7 @@ class Testnet:
         await self._start_coordinator(f"{address}:0", f"/ip4/{address}/tcp/0")
         self._say("the coordinator is ready")
         self.view = await stack.enter_async_context(NetworkView(self.base_url, self.api_key))
-        # No more at once than there are cores: a node measures its speed at the start, and its share of layers with it.
-        turns = asyncio.Semaphore(max(1, config.cores // config.node_threads))
-
+        turns = asyncio.Semaphore(config.nodes_at_once)
         registered = itertools.count(1)
 
         async def add_in_turn() -> None:
@@ -180,6 +179,7 @@ class Testnet:
             *("--link-jitter-ms", str(config.jitter_ms if emulated else 0.0)),
             *("--link-mbit", str(config.mbit if emulated else 0.0)),
             *("--seed", str(config.seed), "--settle-s", str(config.settle_s), "--json"),
+            *("--context-tokens", str(0 if config.profile is None else config.profile.common.context_tokens)),
         ]
 
     def _address(self, member: int) -> str:

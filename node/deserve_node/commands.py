@@ -90,6 +90,7 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
 @click.option("--join-token-file", help="File with the token of a coordinator that asks for one, mode 0600.")
 @click.option("--model-path", multiple=True, metavar="ID=DIR", help="Where the model that the coordinator calls ID is.")
 @click.option("--max-rows", type=click.IntRange(16, 4096), help="Rows in flight, as head of a ring.  [default: 256]")
+@click.option("--stage-profile", metavar="FILE", help="Take the times of this TOML profile instead of computing.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("--verbose", is_flag=True, help="Log what is normal, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when registered.")

@@ -186,7 +186,14 @@ class Daemon:
 
     async def _join(self, assign: Assign, channel: Channel, served: Served) -> None:
         settings = self.settings
-        lending = Lending(self.host.peer_id, self.device, self.memory_bytes, settings.max_rows, settings.token_budget)
+        lending = Lending(
+            self.host.peer_id,
+            self.device,
+            self.memory_bytes,
+            settings.max_rows,
+            settings.token_budget,
+            settings.profile,
+        )
         try:
             if assign.model != served.model:
                 raise AssignmentError(f"assigned to {assign.model.id!r} in a session about {served.model.id!r}")

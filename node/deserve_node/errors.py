@@ -6,6 +6,7 @@ NodeError
 ├── OutOfPagesError            (engine.pages) a step wants more pages than there are; the head's account is another
 ├── KvMemoryError              (engine.cache) the memory left for KV does not hold one page a layer
 ├── SettingsError              (settings) a setting that cannot be used; names it
+├── ProfileError               (timed.profile) a stage profile that cannot be used; names file and key
 ├── HttpError                  (http) the status address cannot be listened on
 ├── NotRunningError            (status) no node runs on a data directory
 ├── StatusError                (status) what answers at an address is no node, or nothing does

@@ -16,6 +16,7 @@ from deserve_node.errors import NodeError
 from deserve_node.measure import measure_layer_time, speed_class
 from deserve_node.settings import NodeSettings, read_join_token
 from deserve_node.tensors import DTYPES
+from deserve_node.timed.stage import timed_offer
 
 __all__ = ["HELLO_DEADLINE_S", "Introduction", "RefusedError", "Served", "heed_refusal"]
 
@@ -88,6 +89,8 @@ class Introduction:
             summary = inspect(files, dtype=model.dtype)
         except ModelError as error:
             raise RefusedError(f"model {model.id!r} is not here: {error}; see --model-path") from error
+        if (profile := self._settings.profile) is not None:
+            return files, timed_offer(profile, files)
         layer_bytes = max(summary.layer_bytes)
         return files, Offer(
             files.digest,

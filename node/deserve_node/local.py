@@ -20,7 +20,7 @@ from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import Head
 from deserve_node.ring.kv_budget import KvBudget
 from deserve_node.ring.scheduler import Scheduler
-from deserve_node.shard import load_shard
+from deserve_node.shard.loading import load_shard
 from deserve_text.tokenizer import TextModel
 
 __all__ = ["LocalRing"]

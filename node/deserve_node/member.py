@@ -21,7 +21,6 @@ from deserve_network.control_messages import (
     Assign,
     Begin,
     Cancel,
-    CostFit,
     KvPool,
     Lease,
     LinkMeasure,
@@ -35,9 +34,10 @@ from deserve_network.control_messages import (
 )
 from deserve_network.links import Links
 from deserve_node.background import BackgroundThread
-from deserve_node.engine import Engine, KvCache, PoolShape
+from deserve_node.engine import PoolShape
 from deserve_node.errors import NodeError
-from deserve_node.measure import machine_id, measure_step_time
+from deserve_node.loaded_stage import LoadedStage, load_stage
+from deserve_node.measure import machine_id
 from deserve_node.outbox import Outbox, returned_in_parts
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import Head, HeadLinks
@@ -46,9 +46,8 @@ from deserve_node.ring.microbatches import RingTiming, microbatches_for
 from deserve_node.ring.neighbours import LINK_DEADLINE_S, Neighbours, first_cause
 from deserve_node.ring.scheduler import Scheduler
 from deserve_node.ring.stage import Stage, Tail
-from deserve_node.shard import load_shard
-from deserve_node.shard.shard import ROW_MULTIPLE
-from deserve_node.tensors import DTYPES
+from deserve_node.timed.profile import RingProfile
+from deserve_node.timed.stage import timed_stage
 from deserve_text.tokenizer import TextModel
 
 __all__ = ["AssignmentError", "Lending", "RingMember"]
@@ -69,6 +68,8 @@ class Lending:
     memory_bytes: int
     max_rows: int
     token_budget: int
+    profile: RingProfile | None = None
+    """Stages take its time instead of computing; None: they compute."""
 
 
 class RingMember:
@@ -119,7 +120,8 @@ class RingMember:
         async with asyncio.TaskGroup() as tasks:
             loading = tasks.create_task(self._thread.run(self._load))
             tasks.create_task(self._neighbours.connect())
-        engine, time_16, time_64 = loading.result()
+        loaded = loading.result()
+        engine = loaded.engine
         self._compute = Compute(engine)
         return StageReady(
             ring=self.assign.ring,
@@ -130,31 +132,35 @@ class RingMember:
             pools=tuple(
                 KvPool(shape.window, shape.chunk, shape.pages, shape.host_pages) for shape in engine.cache.shapes
             ),
-            copy_in_bytes_per_s=0.0,
-            copy_out_bytes_per_s=0.0,
-            cost=_cost(time_16, time_64),
+            copy_in_bytes_per_s=loaded.copy_in_bytes_per_s,
+            copy_out_bytes_per_s=loaded.copy_out_bytes_per_s,
+            cost=loaded.cost,
             link=LinkMeasure(self._neighbours.rtt_s / 2, 0.0, 0.0, 0.0),
             machine=machine_id(),
             cores=os.cpu_count() or 1,
             threads=torch.get_num_threads(),
-            occupies_cores=self._lending.device.type == "cpu",
+            occupies_cores=loaded.occupies_cores,
         )
 
-    def _load(self) -> tuple[Engine, float, float]:
-        dtype = DTYPES.get(self.assign.model.dtype)
-        if dtype is None:
-            raise NodeError(f"dtype {self.assign.model.dtype!r} is not one of {', '.join(DTYPES)}")
-        device, lent = self._lending.device, self._lending.memory_bytes
-        shard = load_shard(self._files, self.place.first, self.place.last, dtype=dtype, device=device)
-        layers = f"layers [{shard.first}, {shard.last})"
-        if shard.tensor_bytes >= lent:
-            raise NodeError(f"{layers} take {shard.tensor_bytes} bytes of the {lent} lent and leave none for KV")
-        cache = KvCache(shard.kv_layers, kv_bytes=lent - shard.tensor_bytes, dtype=dtype, device=device)
-        engine = Engine(shard, cache)
+    def _load(self) -> LoadedStage:
+        assign, lending = self.assign, self._lending
+        context_tokens = 0
+        if lending.profile is None:
+            place, dtype = self.place, assign.model.dtype
+            loaded = load_stage(
+                self._files,
+                place.first,
+                place.last,
+                dtype=dtype,
+                device=lending.device,
+                memory_bytes=lending.memory_bytes,
+            )
+        else:
+            context_tokens = lending.profile.common.context_tokens
+            loaded = timed_stage(lending.profile, self._files, stage=assign.stage, stages=len(assign.stages))
         if self.is_head:
-            self._text = TextModel.load(self._files.directory)
-        log.info("%s: %d bytes of weights", layers, shard.tensor_bytes)
-        return engine, measure_step_time(engine, 16), measure_step_time(engine, 64)
+            self._text = TextModel.load(self._files.directory, context_tokens=context_tokens)
+        return loaded
 
     def begin(self, begin: Begin) -> None:
         """Head only: every stage is ready; build the scheduler from what they have. Raises `AssignmentError`."""
@@ -276,8 +282,3 @@ class RingMember:
         if self._compute is not None:
             compute, self._compute = self._compute, None
             await asyncio.to_thread(compute.close)
-
-
-def _cost(time_16_s: float, time_64_s: float) -> CostFit:
-    token_s = max(0.0, (time_64_s - time_16_s) / 48)
-    return CostFit(max(0.0, time_16_s - 16 * token_s), token_s, 0.0, 0.0, 0.0, ROW_MULTIPLE)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deserve_node.errors import NodeError
+from deserve_node.timed.profile import ProfileError, RingProfile, load_profile
 from deserve_process.errors import AddressInvalid, SecretUnusable
 from deserve_process.listen_address import parse_host_port
 from deserve_process.secret_file import read_secret
@@ -46,6 +47,16 @@ class NodeSettings:
     """Rows in flight, where this node is the head of a ring."""
     token_budget: int = 256
     """Tokens of one step, where this node is the head of a ring."""
+    stage_profile: str = ""
+    """A TOML file: steps take its times and nothing is computed, see `deserve_node.timed`."""
+
+    @property
+    def profile(self) -> RingProfile | None:
+        """What `stage_profile` says. Raises `SettingsError`."""
+        try:
+            return load_profile(Path(self.stage_profile)) if self.stage_profile else None
+        except ProfileError as error:
+            raise SettingsError(f"stage_profile: {error}") from error
 
 
 def parse_bytes(text: str, name: str) -> int:
@@ -92,8 +103,9 @@ def _from_file(file: Path) -> dict[str, Any]:
         values["memory_bytes"] = parse_bytes(str(values.pop("memory")), f"{file}: memory")
     if isinstance(paths := values.get("model_paths"), list) and all(type(path) is str for path in paths):
         values["model_paths"] = tuple(paths)
-    if isinstance(token_file := values.get("join_token_file"), str) and token_file:
-        values["join_token_file"] = str(file.parent / Path(token_file).expanduser())
+    for key in ("join_token_file", "stage_profile"):
+        if isinstance(name := values.get(key), str) and name:
+            values[key] = str(file.parent / Path(name).expanduser())
     known = {f.name: f for f in fields(NodeSettings)}
     for key, value in values.items():
         if key not in known or key == "data":
@@ -133,3 +145,4 @@ def _check(settings: NodeSettings) -> None:
     except AddressInvalid as error:
         raise SettingsError(f"http: {error}") from error
     read_join_token(settings.join_token_file)
+    _ = settings.profile

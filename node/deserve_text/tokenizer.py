@@ -51,8 +51,11 @@ class TextModel:
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, directory: str | Path) -> TextModel:
-        """Read `directory`, in Hugging Face layout. Raises `ModelTextError` naming file and reason."""
+    def load(cls, directory: str | Path, *, context_tokens: int = 0) -> TextModel:
+        """Read `directory`, in Hugging Face layout; `context_tokens` instead of the model's own context, where given.
+
+        Raises `ModelTextError` naming file and reason.
+        """
         directory = Path(directory)
         config = _read_json(directory / "config.json")
         text_config = config.get("text_config") or {}
@@ -70,7 +73,7 @@ class TextModel:
             tokenizer = _load_tokenizer(directory)
             eos |= _ids(tokenizer.eos_token_id)
         try:
-            return cls(context_length, vocab_size, tuple(sorted(eos)), tokenizer)
+            return cls(context_tokens or context_length, vocab_size, tuple(sorted(eos)), tokenizer)
         except ModelTextError as error:
             raise ModelTextError(f"{directory}: {error}") from error
 

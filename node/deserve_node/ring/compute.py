@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from deserve_network.ring_messages import Chunk, StageTiming
-from deserve_node.engine import Engine, StepOutput
+from deserve_node.engine import StepOutput
+from deserve_node.engine.interface import StageEngine
 
 __all__ = ["Compute", "Computed", "StepWork"]
 
@@ -38,7 +39,7 @@ class Computed:
 class Compute:
     """Runs an engine's steps off the event loop. Close it, so that its thread ends."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, engine: StageEngine, clock: Callable[[], float] = time.perf_counter) -> None:
         self.engine = engine
         self.busy_s = 0.0
         self.steps = 0

@@ -1,7 +1,9 @@
-"""Layers [first, last) of any decoder-only model, with attention and its memory left to the caller."""
+"""Layers [first, last) of any decoder-only model, with attention and its memory left to the caller.
+
+`loading` is imported where a shard is loaded: it brings transformers, which a node that loads nothing never needs.
+"""
 
 from deserve_node.shard.attention import Attend, KvLayer
-from deserve_node.shard.loading import load_shard
 from deserve_node.shard.shard import Shard
 
-__all__ = ["Attend", "KvLayer", "Shard", "load_shard"]
+__all__ = ["Attend", "KvLayer", "Shard"]

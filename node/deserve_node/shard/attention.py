@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 
 from deserve_node.errors import UnsupportedModelError
 
@@ -114,6 +113,8 @@ class AttentionSlot:
 
 def register() -> None:
     """Make both functions known to transformers; harmless when repeated."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
     AttentionInterface.register(SERVE, _serve)
     AttentionInterface.register(PROBE, _probe)
     AttentionMaskInterface.register(PROBE, _probe_mask)

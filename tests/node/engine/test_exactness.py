@@ -25,7 +25,7 @@ from transformers import (
 from deserve_models import ModelFiles, resolve
 from deserve_network.ring_messages import Admit, Chunk, Sampling
 from deserve_node.engine import Engine, KvCache, StepOutput
-from deserve_node.shard import load_shard
+from deserve_node.shard.loading import load_shard
 
 LAYERS = 6
 CONTEXT = 160

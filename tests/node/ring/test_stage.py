@@ -21,7 +21,7 @@ from deserve_node.engine import Engine, KvCache
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import RingProtocolError
 from deserve_node.ring.stage import Stage, Tail
-from deserve_node.shard import load_shard
+from deserve_node.shard.loading import load_shard
 from deserve_node.tensors import PayloadError, to_bytes
 
 HIDDEN = 64

@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from deserve_models import inspect, resolve
 from deserve_network.ring_messages import Chunk
 from deserve_node.engine import Engine, KvCache, StepOutput
-from deserve_node.shard import load_shard
+from deserve_node.shard.loading import load_shard
 
 LAYERS = 6
 VOCABULARY = 160

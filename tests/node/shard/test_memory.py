@@ -16,7 +16,7 @@ PROBE = """
 import json, sys
 import torch, transformers
 from deserve_models import resolve
-from deserve_node.shard import load_shard
+from deserve_node.shard.loading import load_shard
 
 def peak():
     lines = open("/proc/self/status").read().splitlines()

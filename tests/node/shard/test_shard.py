@@ -15,7 +15,8 @@ from transformers import BloomConfig, BloomForCausalLM
 
 from deserve_models import resolve
 from deserve_node.errors import ShardError, UnsupportedModelError
-from deserve_node.shard import KvLayer, Shard, load_shard
+from deserve_node.shard import KvLayer, Shard
+from deserve_node.shard.loading import load_shard
 
 CPU = torch.device("cpu")
 

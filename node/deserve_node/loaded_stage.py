@@ -1,0 +1,57 @@
+"""A stage that is ready to compute: its engine, and what was measured of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from deserve_models import ModelFiles
+from deserve_network.control_messages import CostFit
+from deserve_node.engine import Engine, KvCache
+from deserve_node.engine.interface import StageEngine
+from deserve_node.errors import NodeError
+from deserve_node.measure import measure_step_time
+from deserve_node.shard.shard import ROW_MULTIPLE
+from deserve_node.tensors import DTYPES
+
+__all__ = ["LoadedStage", "load_stage"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedStage:
+    """`occupies_cores`: whether computing takes processor cores; copy rates are 0 where nothing is swapped."""
+
+    engine: StageEngine
+    cost: CostFit
+    occupies_cores: bool
+    copy_in_bytes_per_s: float = 0.0
+    copy_out_bytes_per_s: float = 0.0
+
+
+def load_stage(
+    files: ModelFiles, first: int, last: int, *, dtype: str, device: torch.device, memory_bytes: int
+) -> LoadedStage:
+    """Load layers [first, last), give KV what `memory_bytes` leaves, and measure steps. Raises `NodeError`."""
+    from deserve_node.shard.loading import load_shard
+
+    torch_dtype = DTYPES.get(dtype)
+    if torch_dtype is None:
+        raise NodeError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    shard = load_shard(files, first, last, dtype=torch_dtype, device=device)
+    layers = f"layers [{first}, {last})"
+    if shard.tensor_bytes >= memory_bytes:
+        raise NodeError(f"{layers} take {shard.tensor_bytes} bytes of the {memory_bytes} lent and leave none for KV")
+    cache = KvCache(shard.kv_layers, kv_bytes=memory_bytes - shard.tensor_bytes, dtype=torch_dtype, device=device)
+    engine = Engine(shard, cache)
+    log.info("%s: %d bytes of weights", layers, shard.tensor_bytes)
+    cost = _cost(measure_step_time(engine, 16), measure_step_time(engine, 64))
+    return LoadedStage(engine, cost, occupies_cores=device.type == "cpu")
+
+
+def _cost(time_16_s: float, time_64_s: float) -> CostFit:
+    token_s = max(0.0, (time_64_s - time_16_s) / 48)
+    return CostFit(max(0.0, time_16_s - 16 * token_s), token_s, 0.0, 0.0, 0.0, ROW_MULTIPLE)
