@@ -1,8 +1,11 @@
-"""The body of /v1/network: who is there, which rings serve, and how busy each stage is, from the last Stats."""
+"""The body of /v1/network, all from the last Stats: who is there, which rings serve, how busy each stage is, and each
+ring's plan beside what was measured. A stage counts from its `since_begin_s` ago, by its own clock.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from deserve_coordinator.fleet import Fleet, Member, Ring
@@ -25,6 +28,9 @@ def _stage(place: StagePlace, stats: Stats | None) -> dict[str, Any]:
         "peer_id": place.peer_id,
         "layers": [place.first, place.last],
         "busy_fraction": 0.0 if stats is None else _fraction(stats.busy_s, stats.since_begin_s),
+        "busy_s": 0.0 if stats is None else stats.busy_s,
+        "since_begin_s": 0.0 if stats is None else stats.since_begin_s,
+        "steps": 0 if stats is None else stats.steps,
         "tokens": 0 if stats is None else stats.tokens,
         "kv_used_fraction": 0.0 if stats is None else _fraction(stats.kv_pages_used, stats.kv_pages),
         "rtt_ms": 0.0 if stats is None else round(stats.rtt_ms, 3),
@@ -42,6 +48,8 @@ def _ring(ring: Ring, stats: Mapping[str, Stats]) -> dict[str, Any]:
         "prompt_tokens": 0 if head is None else head.prompt_tokens,
         "microbatches": 0 if head is None else head.microbatches,
         "rows_per_microbatch": 0 if head is None else head.rows_per_microbatch,
+        "since_begin_s": 0.0 if head is None else head.since_begin_s,
+        "plan": None if head is None or head.plan is None else asdict(head.plan),
         "stages": [_stage(place, _current(ring, stats.get(place.peer_id))) for place in ring.stages],
     }
 
