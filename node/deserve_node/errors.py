@@ -15,7 +15,7 @@ NodeError
 ├── AssignmentError            (member) the coordinator's Assign or Begin does not fit this node
 ├── NoLinkError                (ring.neighbours) a neighbour could not be linked with; names it
 ├── RingProtocolError          (ring.head) a stage of the ring sent what does not belong there
-└── PayloadError               (tensors) a frame's payload does not have the size that its header declares
+└── PayloadError               (ring.payload) a frame's payload is not what its header declares
 """
 
 from __future__ import annotations

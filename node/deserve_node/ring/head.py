@@ -20,9 +20,9 @@ from deserve_network.link import Link
 from deserve_network.ring_messages import Sampled, SampledToken, Segment, Step
 from deserve_node.errors import NodeError
 from deserve_node.ring.compute import Compute, Computed, StepWork
+from deserve_node.ring.payload import pack_payload
 from deserve_node.ring.rows import HeadRow, error_result, open_row
 from deserve_node.ring.scheduler import Row, Scheduler, StepPlan
-from deserve_node.tensors import to_bytes
 from deserve_text.errors import RequestError
 from deserve_text.tokenizer import TextModel
 
@@ -206,7 +206,7 @@ class Head:
                 hidden,
                 timings,
             )
-            await self._links.next.send(step, [to_bytes(output.hidden)])
+            await self._links.next.send(step, await pack_payload(output.hidden, step.segments))
 
     async def _collect(self, tail: Link) -> None:
         while True:

@@ -13,7 +13,8 @@ from deserve_network.link import Link
 from deserve_network.ring_messages import MAX_CHUNKS, Admit, Chunk, Sampled, Step, Tune
 from deserve_node.ring.compute import Compute, Computed, StepWork
 from deserve_node.ring.head import RingProtocolError
-from deserve_node.tensors import DTYPES, from_bytes, to_bytes
+from deserve_node.ring.payload import pack_payload, segment_fault, unpack_payload
+from deserve_node.tensors import DTYPES
 
 __all__ = ["ADMIT_DEADLINE_S", "Stage", "Tail"]
 
@@ -56,7 +57,7 @@ class Stage:
                 continue
             self._check(message)
             await self._prepare(message)
-            inputs = from_bytes(frame.payload, (message.tokens, message.hidden), DTYPES[message.dtype])
+            inputs = await unpack_payload(frame.payload, message)
             work = StepWork(message.microbatch, message.released, message.chunks, inputs)
             await submitted.put((message, self._compute.submit(work)))
 
@@ -79,12 +80,12 @@ class Stage:
         hidden = computed.output.hidden
         assert hidden is not None
         onward = dataclasses.replace(step, timings=(*step.timings, computed.timing))
-        await self._following.send(onward, [to_bytes(hidden)])
+        await self._following.send(onward, await pack_payload(hidden, step.segments))
 
     def _check(self, step: Step) -> None:
         shard = self._compute.engine.shard
-        if [segment.codec for segment in step.segments] != ["raw"] or step.segments[0].tokens != step.tokens:
-            raise RingProtocolError(f"step {step.step} declares segments {step.segments} for {step.tokens} tokens")
+        if (fault := segment_fault(step)) is not None:
+            raise RingProtocolError(f"step {step.step} declares {fault}")
         if DTYPES.get(step.dtype) is not shard.dtype or step.hidden != shard.hidden_size:
             raise RingProtocolError(
                 f"step in {step.dtype} of width {step.hidden}, this stage has {shard.dtype}, {shard.hidden_size}"

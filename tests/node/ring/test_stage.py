@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from deserve_kernels.codecs import CODECS
 from deserve_network.control_messages import LinkShape
 from deserve_network.errors import LinkLost
 from deserve_network.host import Host
@@ -20,9 +21,9 @@ from deserve_network.ring_messages import Admit, Chunk, Sampled, Sampling, Segme
 from deserve_node.engine import Engine, KvCache
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import RingProtocolError
+from deserve_node.ring.payload import PayloadError
 from deserve_node.ring.stage import Stage, Tail
 from deserve_node.shard.loading import load_shard
-from deserve_node.tensors import PayloadError, to_bytes
 
 HIDDEN = 64
 LAYERS = 8
@@ -76,6 +77,10 @@ def states_of(step):
     return torch.randn(max(0, step.tokens), step.hidden, generator=torch.Generator().manual_seed(1))
 
 
+def raw(hidden):
+    return bytes(CODECS["raw"].encode(hidden))
+
+
 def admit_of(sequence, prompt=(1, 2, 3), **changes):
     return dataclasses.replace(Admit(*RING, sequence, Sampling(), prompt), **changes)
 
@@ -117,13 +122,31 @@ async def tail(compute_of):
 async def test_a_middle_stage_sends_what_it_computed_to_the_next(stage, compute_of):
     steps = [step_of(Chunk(0, 0, 5, 0)), step_of(Chunk(0, 5, 1, 1), Chunk(1, 0, 2, 0), number=1)]
     for step in steps:
-        stage.previous.put(step, bytes(to_bytes(states_of(step))))
+        stage.previous.put(step, raw(states_of(step)))
     alone = compute_of(3, 5).engine
     for step in steps:
         message, payload = await stage.following.sent.get()
-        assert message == step
+        assert dataclasses.replace(message, timings=()) == step
         expected = alone.run(step.chunks, states_of(step)).hidden
-        assert payload == bytes(to_bytes(expected))
+        assert payload == raw(expected)
+
+
+async def test_each_segment_is_unpacked_and_packed_by_its_own_codec(stage, compute_of):
+    names, counts = ("int8", "raw", "bf16"), (3, 2, 1)
+    segments = tuple(map(Segment, names, counts))
+    step = step_of(Chunk(0, 0, 3, 0), Chunk(1, 0, 2, 0), Chunk(2, 0, 1, 1), segments=segments)
+
+    def packed(hidden):
+        return [CODECS[name].encode(part) for name, part in zip(names, hidden.split(counts), strict=True)]
+
+    sent = packed(states_of(step))
+    stage.previous.put(step, b"".join(sent))
+    shapes = [(count, HIDDEN) for count in counts]
+    received = [CODECS[name].decode(*given, torch.float32) for name, *given in zip(names, sent, shapes, strict=True)]
+    computed = compute_of(3, 5).engine.run(step.chunks, torch.cat(received)).hidden
+    message, payload = await stage.following.sent.get()
+    assert message.segments == segments
+    assert payload == b"".join(packed(computed))
 
 
 async def test_a_stage_ends_when_its_link_is_lost(stage):
@@ -136,7 +159,11 @@ LIES = {
     "another ring": step_of(GOOD, ring="q"),
     "another epoch": step_of(GOOD, epoch=2),
     "no step": admit_of(0),
-    "unknown codec": step_of(GOOD, segments=(Segment("zip", 1),)),
+    "unknown codec": step_of(GOOD, segments=(Segment("zip", 4),)),
+    "fewer tokens than segments say": step_of(GOOD, segments=(Segment("raw", 4), Segment("int8", 1))),
+    "more tokens than segments say": step_of(GOOD, segments=(Segment("raw", 3),)),
+    "no segments": step_of(GOOD, segments=()),
+    "a segment of less than nothing": step_of(GOOD, segments=(Segment("raw", 5), Segment("int8", -1))),
     "another dtype": step_of(GOOD, dtype="bfloat16"),
     "unknown dtype": step_of(GOOD, dtype="int3"),
     "another width": step_of(GOOD, hidden=HIDDEN * 2),
@@ -171,13 +198,13 @@ async def test_a_payload_of_another_size_ends_the_stage(size, stage):
 
 async def test_a_chunk_that_repeats_positions_ends_the_stage(stage):
     for step in (step_of(GOOD), step_of(Chunk(0, 2, 4, 1), number=1)):
-        stage.previous.put(step, bytes(to_bytes(states_of(step))))
+        stage.previous.put(step, raw(states_of(step)))
     assert isinstance(await outcome(stage.running), RingProtocolError)
 
 
 async def test_a_released_sequence_is_forgotten(stage):
     for step in (step_of(GOOD), step_of(Chunk(1, 0, 2, 1), released=(0, 77), number=1), step_of(GOOD, number=2)):
-        stage.previous.put(step, bytes(to_bytes(states_of(step))))
+        stage.previous.put(step, raw(states_of(step)))
     for _ in range(3):
         await stage.following.sent.get()
 
@@ -185,7 +212,7 @@ async def test_a_released_sequence_is_forgotten(stage):
 async def test_the_tail_draws_tokens_and_sends_them_to_the_head(tail):
     step = step_of(Chunk(4, 0, 3, 1))
     tail.head.put(admit_of(4))
-    tail.previous.put(step, bytes(to_bytes(states_of(step))))
+    tail.previous.put(step, raw(states_of(step)))
     sampled, payload = await tail.head.sent.get()
     assert isinstance(sampled, Sampled)
     assert (sampled.ring, sampled.epoch, sampled.step, payload) == (*RING, 0, b"")
@@ -194,7 +221,7 @@ async def test_the_tail_draws_tokens_and_sends_them_to_the_head(tail):
 
 async def test_the_tail_waits_for_an_admit_that_comes_late(tail):
     step = step_of(Chunk(4, 0, 3, 1))
-    tail.previous.put(step, bytes(to_bytes(states_of(step))))
+    tail.previous.put(step, raw(states_of(step)))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(tail.head.sent.get(), 0.1)
     tail.head.put(admit_of(4))
@@ -204,7 +231,7 @@ async def test_the_tail_waits_for_an_admit_that_comes_late(tail):
 async def test_the_tail_gives_up_naming_the_sequence_that_nobody_admitted(tail):
     step = step_of(Chunk(4, 0, 3, 1), Chunk(5, 0, 1, 1))
     tail.head.put(admit_of(4))
-    tail.previous.put(step, bytes(to_bytes(states_of(step))))
+    tail.previous.put(step, raw(states_of(step)))
     error = await outcome(tail.running)
     assert isinstance(error, RingProtocolError)
     assert "sequence 5 within 1 s" in str(error)
@@ -245,7 +272,7 @@ async def test_sequences_that_are_released_before_they_come_do_not_pile_up(tail)
         for sequence in (*others, last):
             tail.head.put(admit_of(sequence))
         step = step_of(Chunk(last, 0, 3, 1), number=number, released=tuple(others))
-        tail.previous.put(step, bytes(to_bytes(states_of(step))))
+        tail.previous.put(step, raw(states_of(step)))
         async with asyncio.timeout(20):
             assert (await tail.head.sent.get())[0].drawn
 
@@ -276,7 +303,7 @@ async def test_a_tail_in_another_host_draws_what_one_process_would(compute_of):
             ids = torch.tensor(inputs)
             hidden = near_layers.engine.run(chunks, ids).hidden
             step = step_of(*chunks, number=number)
-            await onward.send(step, [to_bytes(hidden)])
+            await onward.send(step, [raw(hidden)])
             (drawn,) = (await tokens.receive()).message.drawn
             assert drawn.token == whole.engine.run(chunks, ids).drawn[0].token
             start, inputs = start + len(inputs), [drawn.token]

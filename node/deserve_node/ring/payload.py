@@ -1,0 +1,93 @@
+"""Hidden states of a step as the payload of its frame: one codec for each segment, back to back, in packed order.
+
+What a neighbour declares is checked before anything is allocated for it. A value that is not finite is no error here:
+it belongs to one row, and the tail ends that row alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from deserve_kernels.codecs import CODECS
+from deserve_kernels.errors import PayloadError as CodecError
+from deserve_network.ring_messages import Segment, Step
+from deserve_node.errors import NodeError
+from deserve_node.tensors import DTYPES
+
+__all__ = ["PayloadError", "pack_payload", "payload_bytes", "segment_fault", "unpack_payload"]
+
+
+class PayloadError(NodeError):
+    """A frame's payload does not have the size that its header declares, or holds what its codec never writes."""
+
+
+async def pack_payload(hidden: torch.Tensor, segments: Sequence[Segment]) -> list[memoryview]:
+    """The buffers of `hidden` [tokens, hidden] on any device, one for each segment.
+
+    Raw segments of a CPU tensor are its own memory. Whatever takes time is done off the event loop.
+    """
+    if hidden.device.type == "cpu" and all(CODECS[segment.codec].lossless for segment in segments):
+        return _pack(hidden, segments)
+    return await asyncio.to_thread(_pack, hidden, segments)
+
+
+async def unpack_payload(payload: memoryview, step: Step) -> torch.Tensor:
+    """The hidden states [tokens, hidden] of a step whose segments are sound (`segment_fault`), on the CPU.
+
+    They are the payload's own memory where it is one raw segment that may be written to. Raises `PayloadError`.
+    """
+    expected = payload_bytes(step)
+    if payload.nbytes != expected:
+        raise PayloadError(f"step {step.step}: payload of {payload.nbytes} bytes, expected {expected}")
+    if all(CODECS[segment.codec].lossless for segment in step.segments):
+        return _unpack(payload, step)
+    return await asyncio.to_thread(_unpack, payload, step)
+
+
+def payload_bytes(step: Step) -> int:
+    """What the step's payload takes, by its header alone."""
+    dtype = DTYPES[step.dtype]
+    return sum(part.tokens * CODECS[part.codec].bytes_per_token(step.hidden, dtype) for part in step.segments)
+
+
+def segment_fault(step: Step) -> str | None:
+    """What is wrong with the segments that a step declares; None where nothing is."""
+    for segment in step.segments:
+        if segment.codec not in CODECS:
+            return f"codec {segment.codec!r}, which is none of {', '.join(CODECS)}"
+        if segment.tokens < 1:
+            return f"a segment of {segment.tokens} tokens"
+    declared = sum(segment.tokens for segment in step.segments)
+    return None if declared == step.tokens else f"segments of {declared} tokens for {step.tokens}"
+
+
+def _pack(hidden: torch.Tensor, segments: Sequence[Segment]) -> list[memoryview]:
+    parts = torch.split(hidden, [segment.tokens for segment in segments])
+    return [CODECS[segment.codec].encode(part) for segment, part in zip(segments, parts, strict=True)]
+
+
+def _unpack(payload: memoryview, step: Step) -> torch.Tensor:
+    dtype = DTYPES[step.dtype]
+    try:
+        if len(step.segments) == 1:
+            return CODECS[step.segments[0].codec].decode(payload, (step.tokens, step.hidden), dtype)
+        hidden = torch.empty(step.tokens, step.hidden, dtype=dtype)
+        first = 0
+        for segment, part in _parts(payload, step, dtype):
+            shape = (segment.tokens, step.hidden)
+            hidden[first : first + segment.tokens] = CODECS[segment.codec].decode(part, shape, dtype)
+            first += segment.tokens
+        return hidden
+    except CodecError as error:
+        raise PayloadError(f"step {step.step}: {error}") from error
+
+
+def _parts(payload: memoryview, step: Step, dtype: torch.dtype) -> Iterator[tuple[Segment, memoryview]]:
+    begin = 0
+    for segment in step.segments:
+        end = begin + segment.tokens * CODECS[segment.codec].bytes_per_token(step.hidden, dtype)
+        yield segment, payload[begin:end]
+        begin = end
