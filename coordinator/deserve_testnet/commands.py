@@ -37,6 +37,7 @@ _NETWORK_OPTIONS = [
         "--memory", default="", help="What each node lends, e.g. 2GiB; default: 0.4 of what is free, divided."
     ),
     click.option("--threads", default=0, help="Of each node; default: the cores, divided."),
+    click.option("--max-rows", default=0, help="In flight in a ring, at most; default: as a node has it."),
     click.option(
         "--stage-profile",
         default="",

@@ -42,6 +42,8 @@ class TestnetConfig:
     """What each node lends, like "2GiB"; empty divides a share of what this machine has free."""
     threads: int = 0
     """Of each node; 0 divides the cores."""
+    max_rows: int = 0
+    """In flight in a ring, at most; 0: as a node has it."""
     device: str = "auto"
     stage_profile: str = ""
     """A TOML file, or the name of one in `profiles`: stages take its times instead of computing."""

@@ -29,11 +29,12 @@ _TAIL_BYTES = 8192
 
 
 class Process:
-    """One running child; made by `Processes.spawn`."""
+    """One running child; made by `Processes.spawn`. `ready` is what it printed when it was ready, empty before."""
 
     def __init__(self, name: str, child: asyncio.subprocess.Process, log: Path) -> None:
         self.name = name
         self.log = log
+        self.ready: dict[str, Any] = {}
         self.ended_by_us = False
         self._child = child
         self._drain: asyncio.Task[None] | None = None
@@ -66,6 +67,7 @@ class Process:
             value = None
         if not isinstance(value, dict):
             raise TestnetError(f"{self.name} printed {line[:200]!r} instead of its readiness line{self.tail()}")
+        self.ready = value
         return value
 
     async def wait(self) -> int:
