@@ -1,0 +1,220 @@
+"""Keeps a ring's plan true: compares what steps took with what was planned, and plans anew when the two part. Pure.
+
+The head tells it of every step that came back and every row that started or ended, and asks whether a new plan is due.
+Steps are gathered into windows of two round trips at least. Of each window the keeper knows how long a ring with the
+planned figures would have taken for just those steps; two windows in a row that are off by more than a tenth, or rows
+that became longer or shorter than planned for, make a new plan due. Filling and draining change the mix of steps, which
+is compared like with like, and so are no drift.
+
+    question = keeper.due()                  # None, or what is to be solved
+    plan = question.solve()                  # tens of milliseconds: on any thread
+    if keeper.adopt(question, plan): ...     # to take effect at the next step
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deserve_plan.figures import RingFigures, Workload
+from deserve_plan.plan import RingPlan
+from deserve_plan.refine import FigureRefiner
+from deserve_plan.rows import RowStatistics
+from deserve_plan.solve import STEP_TOKENS, solve
+from deserve_plan.window import ReturnedStep, Window, expected_s
+
+__all__ = ["PlanKeeper", "PlanQuestion", "Report", "ReturnedStep"]
+
+DRIFT = 0.10
+WINDOWS = 2
+"""Windows in a row that must show drift."""
+LEAST_STEPS = 20
+ROUND_TRIPS = 2
+STEADY_ROWS = 0.9
+STEADY_MIX = 0.25
+"""A window is in the planned steady state with so many of the planned rows, and prompts in their proportion so far."""
+MOST_PATIENCE = 32
+"""Where new plans do not cure the drift, windows grow, up to so many times as long."""
+CHANGED = 0.02
+"""A prediction that moves by less, with the same plan, is the same plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanQuestion:
+    """Everything a plan follows from."""
+
+    figures: RingFigures
+    workload: Workload
+    max_rows: int
+    codecs: tuple[str, ...]
+    step_tokens: int
+
+    def solve(self) -> RingPlan:
+        """The best plan. Raises `ValueError` where no stage has memory for KV."""
+        return solve(
+            self.figures, self.workload, max_rows=self.max_rows, codecs=self.codecs, step_tokens=self.step_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a head reports of its plan; the fields are those of `control_messages.PlanReport`."""
+
+    microbatches: int
+    rows_per_microbatch: int
+    step_budget_s: float
+    swap_pages: tuple[int, ...]
+    prefetch_depth: int
+    coalesce: int
+    codec: str
+    bound: str
+    predicted_tokens_per_s: float
+    predicted_utilisation: tuple[float, ...]
+    predicted_finish_s: float
+    measured_tokens_per_s: float
+    measured_utilisation: tuple[float, ...]
+    steady_s: float
+    plans: int
+
+
+@dataclass(slots=True)
+class _Steady:
+    """Windows in a row that were in the planned steady state, together."""
+
+    seconds: float = 0.0
+    drawn: int = 0
+    computed_s: tuple[float, ...] = ()
+
+    def add(self, window: Window) -> None:
+        computed = window.computed_s()
+        self.seconds += window.seconds
+        self.drawn += window.drawn
+        self.computed_s = tuple(a + b for a, b in zip(self.computed_s or [0.0] * len(computed), computed, strict=True))
+
+
+class PlanKeeper:
+    """Plans at once for `workload`, which is assumed until rows tell more. Raises what `PlanQuestion.solve` does.
+
+    `max_rows`: rows in flight at most; `codecs`: those that may be used, the one that changes least first;
+    `step_tokens`: tokens of a step at most.
+    """
+
+    def __init__(
+        self,
+        figures: RingFigures,
+        workload: Workload,
+        *,
+        max_rows: int,
+        codecs: Sequence[str] = ("raw",),
+        step_tokens: int = STEP_TOKENS,
+    ) -> None:
+        self._rows = RowStatistics(workload)
+        self._refiner = FigureRefiner(figures)
+        self._asked = PlanQuestion(figures, workload, max_rows, tuple(codecs), step_tokens)
+        self.plan = self._asked.solve()
+        self.plans = 1
+        self._window: Window | None = None
+        self._strikes = 0
+        self._patience = 1
+        self._steady = _Steady()
+
+    @property
+    def figures(self) -> RingFigures:
+        """As refined by what steps took."""
+        return self._refiner.figures
+
+    @property
+    def workload(self) -> Workload:
+        return self._rows.workload()
+
+    def row_started(self, prompt_tokens: int, allowed_tokens: int) -> None:
+        """The head took a row on: tokens of its prompt, and how many it may generate at most."""
+        self._rows.start(prompt_tokens, allowed_tokens)
+
+    def row_ended(self, allowed_tokens: int, new_tokens: int) -> None:
+        """A row that might have generated `allowed_tokens` ended after `new_tokens`."""
+        self._rows.end(allowed_tokens, new_tokens)
+
+    def returned(self, step: ReturnedStep) -> None:
+        """A step's tokens are back. To be called in the order in which steps come back."""
+        if self._window is None or step.running == 0:
+            self._window = Window(step.now_s)
+            return
+        self._window.steps.append(step)
+        if len(self._window.steps) >= self._patience * max(LEAST_STEPS, ROUND_TRIPS * self.plan.microbatches):
+            self._close(self._window)
+            self._window = Window(step.now_s)
+
+    def _close(self, window: Window) -> None:
+        expected = expected_s(self._asked.figures, self._asked.workload, self.plan, window)
+        self._refiner.learn(window)
+        off = expected > 0 and abs(window.seconds / expected - 1) > DRIFT
+        self._strikes = self._strikes + 1 if off else 0
+        if not off:
+            self._patience = 1
+        if not self._is_steady(window):
+            self._steady = _Steady()
+        else:
+            self._steady.add(window)
+
+    def _is_steady(self, window: Window) -> bool:
+        planned_rows = self.plan.microbatches * self.plan.rows_per_microbatch
+        workload = self._asked.workload
+        mix = workload.prompt_tokens / workload.new_tokens
+        return (
+            window.least_running >= STEADY_ROWS * planned_rows
+            and abs(window.prompt - mix * window.drawn) <= STEADY_MIX * (1 + mix) * window.drawn
+        )
+
+    def due(self) -> PlanQuestion | None:
+        """What is to be solved now, if the plan no longer fits."""
+        if self._strikes < WINDOWS and not self._rows.moved(self._asked.workload):
+            return None
+        return dataclasses.replace(self._asked, figures=self.figures, workload=self.workload)
+
+    def adopt(self, question: PlanQuestion, plan: RingPlan) -> bool:
+        """From the next step on `plan` holds, the answer to `question`; False where it is what holds already."""
+        same = _shape(plan) == _shape(self.plan) and _near(plan, self.plan)
+        if self._strikes >= WINDOWS:
+            self._patience = min(MOST_PATIENCE, 2 * self._patience)
+        self._asked = question
+        self._strikes = 0
+        self.plan = plan
+        if same:
+            return False
+        self.plans += 1
+        self._window = None
+        self._steady = _Steady()
+        return True
+
+    def report(self) -> Report:
+        """The plan, what it predicts, and what was measured since it holds, while the ring was as planned."""
+        plan, predicted = self.plan, self.plan.predicted
+        assert predicted is not None
+        steady = self._steady
+        return Report(
+            plan.microbatches,
+            plan.rows_per_microbatch,
+            plan.step_budget_s,
+            plan.swap_pages,
+            plan.prefetch_depth,
+            plan.coalesce,
+            plan.codec,
+            predicted.bound,
+            predicted.tokens_per_s,
+            predicted.utilisation,
+            predicted.finish_s,
+            steady.drawn / steady.seconds if steady.seconds else 0.0,
+            tuple(computed / steady.seconds for computed in steady.computed_s) if steady.seconds else (),
+            steady.seconds,
+            self.plans,
+        )
+
+
+def _shape(plan: RingPlan) -> RingPlan:
+    return dataclasses.replace(plan, step_budget_s=0.0, predicted=None)
+
+
+def _near(one: RingPlan, other: RingPlan) -> bool:
+    return abs(one.step_budget_s - other.step_budget_s) <= CHANGED * max(one.step_budget_s, other.step_budget_s)

@@ -1,0 +1,90 @@
+"""How many rows the KV memory of a stage carries, with and without swapping, and what the copies cost. Pure.
+
+A stage holds `device` pages, N_B microbatches share them, and one of them computes at a time. With a swap pool of G
+pages a microbatch keeps R pages on the device for good, and the rest, up to G, is there only around its step: one pool
+holds what computes, and one for each step of prefetch holds what comes in (DeServe, section 3.3):
+
+    R = (device - (depth + 1) G) / N_B        pages of a microbatch <= R + G        N_B G <= host
+
+Swapping costs nothing where the pages that come in, and at the same time the written ones that go out, travel within
+one step. A page that was swapped out and not written since is still valid in host memory and does not go out again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deserve_plan.figures import StageMemory, Workload
+
+__all__ = ["Swap", "copy_s", "row_pages", "rows_held", "swap_for"]
+
+Array = NDArray[np.float64]
+
+HEADROOM_SIGMAS = 2.0
+"""Rows are at random points of their lives, so what they hold swings around its mean by so many deviations."""
+
+
+def row_pages(memory: StageMemory, workload: Workload) -> float:
+    """Pages of one row, averaged over the time in which it generates; its last page is on average half empty."""
+    tokens = workload.prompt_tokens + workload.new_tokens / 2
+    return (tokens + (memory.page_tokens - 1) / 2) / memory.page_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """The smallest swap pool of a stage for several numbers of rows per microbatch; all arrays are [rows]."""
+
+    pages: Array
+    """G; 0: nothing has to be swapped."""
+    fits: NDArray[np.bool_]
+    """Whether device and host hold the rows at all."""
+
+
+def swap_for(memory: StageMemory, workload: Workload, rows: Array, microbatches: int, depth: int) -> Swap:
+    """What carries `rows` rows a microbatch, with head-room for the swing of what they hold."""
+    swing = HEADROOM_SIGMAS * workload.new_tokens / math.sqrt(12) / memory.page_tokens
+    mean = rows * row_pages(memory, workload)
+    share = memory.device_pages / microbatches
+    # Without swapping all microbatches draw on one store, whose swing is smaller than that of each for itself.
+    swaps = mean + swing * np.sqrt(rows / microbatches) > share
+    if not _can_swap(memory, microbatches, depth):
+        return Swap(np.zeros_like(rows), ~swaps)
+    missing = mean + swing * np.sqrt(rows) - share
+    pages = np.where(swaps, np.ceil(np.maximum(1.0, missing / (1 - (depth + 1) / microbatches))), 0.0)
+    fits = (pages * (depth + 1) <= memory.device_pages) & (pages * microbatches <= memory.host_pages)
+    return Swap(pages, fits)
+
+
+def rows_held(memory: StageMemory, workload: Workload, microbatches: int, depth: int, pages: int) -> float:
+    """Rows a microbatch that a swap pool of `pages` carries, on average: memory is kept full by admitting rows."""
+    held = memory.device_pages / microbatches
+    if pages > 0 and _can_swap(memory, microbatches, depth):
+        pool = min(pages, memory.host_pages / microbatches, memory.device_pages / (depth + 1))
+        held = (memory.device_pages - (depth + 1) * pool) / microbatches + pool
+    return held / row_pages(memory, workload)
+
+
+def copy_s(memory: StageMemory, workload: Workload, rows: Array, microbatches: int, depth: int, pages: Array) -> Array:
+    """Seconds that copying takes a step, both directions at once, where the swap pool has `pages` [rows] pages."""
+    if not _can_swap(memory, microbatches, depth):
+        return np.zeros_like(rows)
+    mean = rows * row_pages(memory, workload)
+    resident = np.maximum(0.0, (memory.device_pages - (depth + 1) * pages) / microbatches)
+    swapped = np.where(pages > 0, np.clip(mean - resident, 0.0, pages), 0.0)
+    # A step writes the last page of every row that decodes and the pages of its prompt tokens.
+    written = rows * (1 + workload.prompt_tokens / workload.new_tokens / memory.page_tokens)
+    leaving = np.minimum(swapped, written * swapped / np.maximum(mean, 1e-9))
+    copies: Array = np.maximum(
+        swapped * memory.page_bytes / memory.copy_in_bytes_per_s,
+        leaving * memory.page_bytes / memory.copy_out_bytes_per_s,
+    )
+    return copies
+
+
+def _can_swap(memory: StageMemory, microbatches: int, depth: int) -> bool:
+    copies = min(memory.copy_in_bytes_per_s, memory.copy_out_bytes_per_s)
+    return microbatches > depth + 1 and memory.host_pages > 0 and copies > 0

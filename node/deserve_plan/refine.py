@@ -1,0 +1,78 @@
+"""A ring's figures, refined by what its steps took. Pure.
+
+Two things are learnt. *Costs*: every stage reports what it spent on each step. Where stages share cores and all compute
+at once, each takes longer than alone, so their times are first divided by how many times over the cores were in use.
+*Latency*: a step that waited for nothing takes as long as its stages and the way between them. So the quickest trip of
+a window, less the computing in it, bounds the latency from above; it is the latency where no stage had a queue.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from deserve_plan.figures import LinkFigures, RingFigures
+from deserve_plan.fit import CostFitter
+from deserve_plan.steady import machines
+from deserve_plan.window import Window
+
+__all__ = ["FigureRefiner"]
+
+IDLE = 0.9
+"""A ring whose busiest stage computes less than this part of the time has no queues: its trips are latency."""
+
+
+class FigureRefiner:
+    """Begins with what was measured when the ring was formed."""
+
+    def __init__(self, figures: RingFigures) -> None:
+        self._measured = figures
+        self._links = figures.links
+        self._fitters = [CostFitter(stage.cost) for stage in figures.stages]
+
+    @property
+    def figures(self) -> RingFigures:
+        """As measured, with the costs and latencies learnt since."""
+        stages = tuple(
+            dataclasses.replace(stage, cost=fitter.cost)
+            for stage, fitter in zip(self._measured.stages, self._fitters, strict=True)
+        )
+        return dataclasses.replace(self._measured, stages=stages, links=self._links)
+
+    def learn(self, window: Window) -> None:
+        """Take over what the steps of a window took."""
+        if window.seconds <= 0:
+            return
+        crowding = self._crowding(window)
+        for step in window.steps:
+            for fitter, seconds, times in zip(self._fitters, step.compute_s, crowding, strict=True):
+                fitter.observe(step.load, seconds / times)
+        self._learn_latency(window)
+
+    def _crowding(self, window: Window) -> list[float]:
+        """Of each stage: how many times over the cores of its machine were in use."""
+        stages = self._measured.stages
+        busy = [seconds / window.seconds for seconds in window.computed_s()]
+        crowding = [1.0] * len(stages)
+        for members in machines(stages):
+            sharing = [index for index in members if stages[index].occupies_cores]
+            used = sum(busy[index] * stages[index].threads for index in sharing) / max(1, stages[members[0]].cores)
+            for index in sharing:
+                crowding[index] = max(1.0, used)
+        return crowding
+
+    def _learn_latency(self, window: Window) -> None:
+        if not self._links:
+            return
+        quickest = min(step.trip_s - sum(step.compute_s) for step in window.steps)
+        frames = sum(stage.cpu_frame_s for stage in self._measured.stages)
+        found = max(0.0, quickest - frames)
+        known = sum(link.latency_s for link in self._links)
+        busiest = max(window.computed_s()) / window.seconds
+        if found < known or busiest < IDLE:
+            self._links = tuple(_moved(link, (found - known) / len(self._links), known, found) for link in self._links)
+
+
+def _moved(link: LinkFigures, each_s: float, known_s: float, found_s: float) -> LinkFigures:
+    """Nothing tells whose latency changed: all in proportion, or alike where there was none."""
+    latency = link.latency_s * found_s / known_s if known_s > 0 else each_s
+    return dataclasses.replace(link, latency_s=latency)

@@ -1,0 +1,219 @@
+"""The best plan for a ring: exhaustive over what can be chosen, on the formulas of `steady` and `memory`. Pure.
+
+For every number of microbatches, all numbers of rows per microbatch are looked at together. More microbatches never
+let a microbatch hold more, so the search ends where even a ring without latency could not beat what was found.
+
+Times vary, and a stage that waits loses what it never gets back. Plans are therefore compared at a *safe* period: hops
+take their 95th percentile, one microbatch is spare, and copies must be done ahead of the step that needs them. What is
+predicted for the plan afterwards is the mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deserve_plan.figures import RingFigures, Workload
+from deserve_plan.memory import copy_s, row_pages, rows_held, swap_for
+from deserve_plan.plan import RingPlan
+from deserve_plan.predict import predict
+from deserve_plan.steady import MeanLoad, RingTimes, full_step_s, period_s
+
+__all__ = ["MOST_MICROBATCHES", "solve"]
+
+Array = NDArray[np.float64]
+
+MOST_MICROBATCHES = 512
+STEP_TOKENS = 1 << 16
+"""Tokens of a step at most, where the caller knows no bound of its own (activations take memory, too)."""
+MOST_SIZES = 512
+"""Numbers of rows per microbatch that are looked at, for each number of microbatches."""
+TIE = 0.001
+"""Plans this close are equal: the one with fewer microbatches, then the one that swaps less, is taken."""
+CODEC_TIE = 0.02
+"""What a lossy codec must gain, at least, over one that changes less."""
+COALESCE_TIE = 0.02
+COPY_MARGIN = 0.1
+"""Part of a step that a copy must be early, at a prefetch depth of one: steps differ in length."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    plan: RingPlan
+    tokens_per_s: float
+    """At the safe period."""
+
+
+def solve(
+    figures: RingFigures,
+    workload: Workload,
+    *,
+    max_rows: int,
+    codecs: Sequence[str] = ("raw",),
+    most_microbatches: int = MOST_MICROBATCHES,
+    step_tokens: int = STEP_TOKENS,
+) -> RingPlan:
+    """The plan that generates most tokens a second, with its prediction.
+
+    `codecs` are those that may be used, the one that changes least first; `max_rows` bounds the rows in flight and
+    `step_tokens` the tokens of a step. Raises `ValueError` for sizes below 1 and where no stage can hold one row.
+    """
+    _check(figures, workload, max_rows, step_tokens)
+    best: _Candidate | None = None
+    for codec in codecs:
+        found = _best_with(figures, workload, codec, max_rows, most_microbatches, step_tokens)
+        if best is None or found.tokens_per_s > best.tokens_per_s * (1 + CODEC_TIE):
+            best = found
+    if best is None:
+        raise ValueError("codecs: none is allowed")
+    plan = dataclasses.replace(best.plan, predicted=predict(figures, workload, best.plan, max_rows=max_rows))
+    return _with_reason(plan, figures, workload, min(max_rows, workload.rows or max_rows))
+
+
+def _best_with(
+    figures: RingFigures, workload: Workload, codec: str, max_rows: int, most_microbatches: int, step_tokens: int
+) -> _Candidate:
+    search = _Search(figures, workload, codec, max_rows, most_microbatches, step_tokens)
+    best = search.best(coalesce=1, depth=1)
+    if any(best.plan.swap_pages):
+        # Deeper prefetch evens out steps of different length, and costs one more pool of device memory.
+        deeper = search.best(coalesce=1, depth=2)
+        best = deeper if deeper.tokens_per_s > best.tokens_per_s * (1 + TIE) else best
+    if any(stage.cpu_frame_s for stage in figures.stages) and len(figures.stages) > 1:
+        for coalesce in (2, 4):
+            merged = search.best(coalesce=coalesce, depth=best.plan.prefetch_depth)
+            best = merged if merged.tokens_per_s > best.tokens_per_s * (1 + COALESCE_TIE) else best
+    return best
+
+
+class _Search:
+    def __init__(
+        self, figures: RingFigures, workload: Workload, codec: str, max_rows: int, most: int, step_tokens: int
+    ) -> None:
+        self._figures = figures
+        self._workload = workload
+        self._codec = codec
+        self._rows = min(max_rows, workload.rows or max_rows)
+        self._most = min(most, self._rows) if len(figures.stages) > 1 or _may_swap(figures) else 1
+        self._step_rows = max(1.0, step_tokens / (1 + workload.prompt_tokens / workload.new_tokens))
+
+    def best(self, *, coalesce: int, depth: int) -> _Candidate:
+        found: list[_Candidate] = []
+        most = 0.0
+        for microbatches in range(1, self._most + 1):
+            candidate, unhindered = self._at(microbatches, coalesce, depth)
+            if candidate is not None:
+                found.append(candidate)
+                most = max(most, candidate.tokens_per_s)
+            if unhindered <= most:
+                break
+        if not found:
+            return self._single_row(coalesce, depth)
+        return next(candidate for candidate in found if candidate.tokens_per_s >= most * (1 - TIE))
+
+    def _at(self, microbatches: int, coalesce: int, depth: int) -> tuple[_Candidate | None, float]:
+        """The best number of rows for so many microbatches, and the tokens/s that it would give without latency."""
+        rows = self._sizes(microbatches, depth)
+        swaps = [swap_for(stage.memory, self._workload, rows, microbatches, depth) for stage in self._figures.stages]
+        fits = np.logical_and.reduce([swap.fits for swap in swaps])
+        if not fits.any():
+            return None, np.inf if self._may_grow(microbatches, depth) else 0.0
+        load = MeanLoad.of(self._workload, rows)
+        times = RingTimes(self._figures, load, self._codec, coalesce)
+        copies = np.array(
+            [
+                copy_s(stage.memory, self._workload, rows, microbatches, depth, swap.pages)
+                for stage, swap in zip(self._figures.stages, swaps, strict=True)
+            ]
+        )
+        slot = times.slot_s(copies * (1 + COPY_MARGIN / depth))
+        trip = times.trip_s(slot) + times.spread_s + self._spare_s(times, slot)
+        carried = np.minimum(rows * microbatches, self._rows)
+        rates = np.where(fits, carried / period_s(microbatches, slot, trip), 0.0)
+        unhindered = float(np.where(fits, carried / (microbatches * slot), 0.0).max())
+        equal = np.flatnonzero(rates >= rates.max() * (1 - TIE))
+        # Of equal sizes the largest, for rows that differ; but none that has to be swapped for nothing.
+        unswapped = equal[[not any(swap.pages[at] for swap in swaps) for at in equal]]
+        at = int(unswapped[-1] if unswapped.size else equal[0])
+        size = int(np.ceil(rows[at] - 1e-9))
+        plan = RingPlan(
+            microbatches,
+            size,
+            self._budget_s(size),
+            tuple(int(swap.pages[at]) for swap in swaps),
+            prefetch_depth=depth,
+            coalesce=coalesce,
+            codec=self._codec,
+        )
+        return _Candidate(plan, float(rates[at])), unhindered
+
+    def _sizes(self, microbatches: int, depth: int) -> Array:
+        """Numbers of rows per microbatch to look at, ascending; the last is an even share of all rows."""
+        share = self._rows / microbatches
+        held = min(
+            (stage.memory.device_pages / (depth + 1) if microbatches > depth + 1 else 0)
+            + stage.memory.device_pages / microbatches
+            for stage in self._figures.stages
+        )
+        pages = max(row_pages(stage.memory, self._workload) for stage in self._figures.stages)
+        most = max(1.0, min(share, self._step_rows, 1 + held / pages))
+        sizes = np.unique(np.append(np.round(np.linspace(1, most, min(MOST_SIZES, int(most)))), min(share, most)))
+        kept: Array = sizes[sizes <= most]
+        return kept
+
+    def _spare_s(self, times: RingTimes, slot: Array) -> Array:
+        """One microbatch waits at the busiest stage. Where cores are shared, a waiting stage lends them to others."""
+        if len(self._figures.stages) == 1:
+            return np.zeros_like(slot)
+        shared = times.core_s.max(axis=0) > slot * (1 - 1e-9)
+        spare: Array = np.where(shared, 0.0, slot)
+        return spare
+
+    def _single_row(self, coalesce: int, depth: int) -> _Candidate:
+        """Memory that has no head-room for even one mean row: run rows one at a time."""
+        none = (0,) * len(self._figures.stages)
+        plan = RingPlan(1, 1, self._budget_s(1), none, prefetch_depth=depth, coalesce=coalesce, codec=self._codec)
+        load = MeanLoad.of(self._workload, np.array([1.0]))
+        times = RingTimes(self._figures, load, self._codec, coalesce)
+        slot = times.slot_s(np.zeros_like(times.step_s))
+        return _Candidate(plan, float((1 / period_s(1, slot, times.trip_s(slot)))[0]))
+
+    def _budget_s(self, rows: int) -> float:
+        load = MeanLoad.of(self._workload, np.array([float(rows)]))
+        return max(float(full_step_s(stage.cost, load)[0]) for stage in self._figures.stages)
+
+    def _may_grow(self, microbatches: int, depth: int) -> bool:
+        """Whether more microbatches could make swapping possible."""
+        return microbatches <= depth + 1 and _may_swap(self._figures)
+
+
+def _may_swap(figures: RingFigures) -> bool:
+    return any(stage.memory.host_pages for stage in figures.stages)
+
+
+def _with_reason(plan: RingPlan, figures: RingFigures, workload: Workload, rows: int) -> RingPlan:
+    """A ring that waits although microbatches were free to choose does so for want of rows, or of memory for them."""
+    predicted = plan.predicted
+    assert predicted is not None
+    if predicted.bound != "latency":
+        return plan
+    held = [
+        rows_held(stage.memory, workload, plan.microbatches, plan.prefetch_depth, pages)
+        for stage, pages in zip(figures.stages, plan.swap_pages, strict=True)
+    ]
+    few = plan.microbatches * (plan.rows_per_microbatch + 1) > rows
+    bound = "rows in flight" if few else f"KV memory of stage {held.index(min(held))}"
+    return dataclasses.replace(plan, predicted=dataclasses.replace(predicted, bound=bound))
+
+
+def _check(figures: RingFigures, workload: Workload, max_rows: int, step_tokens: int) -> None:
+    for name, value in (("max_rows", max_rows), ("step_tokens", step_tokens), ("new_tokens", workload.new_tokens)):
+        if value < 1:
+            raise ValueError(f"{name}: {value} is less than 1")
+    for index, stage in enumerate(figures.stages):
+        if stage.memory.device_pages < 1:
+            raise ValueError(f"stage {index}: device_pages: {stage.memory.device_pages} is less than 1")

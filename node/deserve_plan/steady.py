@@ -1,0 +1,163 @@
+"""A ring in steady state: what its mean step costs each resource, and the period that follows. Pure.
+
+In steady state a microbatch of B rows generates B tokens a step: all but one token of a row come from a decode, the
+first from the last chunk of its prompt. So the mean step carries B (new - 1) / new decodes and B prompt / new prompt
+tokens. Every resource is busy once a step for some time; the busiest sets the *slot*, the time between two steps. A
+microbatch can start its next step when its tokens are back, one *trip* later:
+
+    slot   = max(T_i, bytes_i / bandwidth_i, copies_i, sum over a machine's stages (T_i threads + frames_i) / cores)
+    trip   = sum T_i + sum frames_i + sum (latency_i + bytes_i / bandwidth_i) + what coalescing waits
+    period = max(N_B slot, trip)                         tokens/s = N_B B / period
+
+This generalises DeServe's ceil(N_S (1 + L / T_S)) microbatches (section 3.1) to stages and links that differ.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deserve_plan.codecs import token_bytes
+from deserve_plan.cost import StageCost
+from deserve_plan.figures import RingFigures, StageFigures, Workload
+
+__all__ = ["PROMPT_SLACK", "MeanLoad", "RingTimes", "full_step_s", "machines", "mean_step_s", "period_s"]
+
+Array = NDArray[np.float64]
+
+PROMPT_SLACK = 1.2
+"""Prompt tokens that a step may take over those of the mean step: prompts come in bursts and must not pile up."""
+FRAME_BYTES = 200
+CHUNK_BYTES = 16
+"""A frame's preamble and message, and what each of its rows adds: measured on the messages of `ring_messages`."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeanLoad:
+    """The mean step of microbatches with `rows` rows each; all arrays are [rows]."""
+
+    rows: Array
+    decodes: Array
+    prompt: Array
+    context: Array
+    pairs: Array
+
+    @classmethod
+    def of(cls, workload: Workload, rows: Array) -> MeanLoad:
+        prompt, new = workload.prompt_tokens, max(1.0, workload.new_tokens)
+        decodes = rows * (new - 1) / new
+        return cls(
+            rows,
+            decodes,
+            rows * prompt / new,
+            decodes * (prompt + new / 2),
+            rows / new * prompt * (prompt + 1) / 2,
+        )
+
+    @property
+    def tokens(self) -> Array:
+        return self.decodes + self.prompt
+
+
+def mean_step_s(cost: StageCost, load: MeanLoad) -> Array:
+    """Seconds of a stage for the mean step.
+
+    Tokens are padded to the granularity. Prompts fill steps to the budget or are absent, and a budget ends on a
+    multiple of the granularity: the mean lies on the line between the two.
+    """
+    alone, full = _padded_tokens(cost, load)
+    with_prompts = load.prompt / np.maximum(full - load.decodes, 1e-9)
+    tokens = alone + np.minimum(1.0, with_prompts) * (full - alone)
+    return _step_s(cost, load, tokens, 1.0)
+
+
+def full_step_s(cost: StageCost, load: MeanLoad) -> Array:
+    """Seconds of a stage for a step that takes as many prompt tokens as the budget of its plan lets it."""
+    return _step_s(cost, load, _padded_tokens(cost, load)[1], PROMPT_SLACK)
+
+
+def _padded_tokens(cost: StageCost, load: MeanLoad) -> tuple[Array, Array]:
+    def padded(tokens: Array) -> Array:
+        return np.ceil(tokens / cost.granularity - 1e-9) * cost.granularity
+
+    if cost.granularity == 1:
+        return load.decodes, load.decodes + load.prompt * PROMPT_SLACK
+    return padded(np.ceil(load.decodes - 1e-9)), padded(load.decodes + load.prompt * PROMPT_SLACK)
+
+
+def _step_s(cost: StageCost, load: MeanLoad, tokens: Array, prompts: float) -> Array:
+    return (
+        cost.fixed_s
+        + cost.token_s * tokens
+        + cost.wanted_s * load.rows
+        + cost.context_s * load.context
+        + cost.pair_s * load.pairs * prompts
+    )
+
+
+def machines(stages: tuple[StageFigures, ...]) -> list[list[int]]:
+    """Stages by the machine whose cores they share, in order of their first stage; an unnamed machine is its own."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, stage in enumerate(stages):
+        members[stage.machine or f"stage {index}"].append(index)
+    return list(members.values())
+
+
+class RingTimes:
+    """Seconds of a mean step on every resource of a ring, for several numbers of rows per microbatch at once."""
+
+    def __init__(
+        self, figures: RingFigures, load: MeanLoad, codec: str = "raw", coalesce: int = 1, step_s: Array | None = None
+    ) -> None:
+        self.step_s = (
+            np.array([mean_step_s(stage.cost, load) for stage in figures.stages]) if step_s is None else step_s
+        )
+        """[stages, rows]: given where the steps of the mean are known one by one."""
+        self.frame_s = sum(stage.cpu_frame_s for stage in figures.stages) if len(figures.stages) > 1 else 0.0
+        self.machines = machines(figures.stages)
+        self.core_s = np.array([_core_s(figures.stages, members, self.step_s, coalesce) for members in self.machines])
+        """[machines, rows]"""
+        hidden = load.tokens * token_bytes(codec, figures.hidden, figures.value_bytes)
+        frame = FRAME_BYTES / coalesce + CHUNK_BYTES * (load.decodes + 1)
+        last = len(figures.links) - 1
+        self.link_s = np.array(
+            [
+                # The tail sends tokens back, not hidden states.
+                (frame + (hidden if index < last else 0.0)) / link.bytes_per_s if link.bytes_per_s else 0.0 * hidden
+                for index, link in enumerate(figures.links)
+            ]
+        ).reshape(len(figures.links), hidden.size)
+        """[links, rows]"""
+        self.latency_s = sum(link.latency_s for link in figures.links)
+        self.spread_s = sum(link.latency_spread_s**2 for link in figures.links) ** 0.5
+        """Swings of independent links add up as their squares do."""
+        self.coalesce = coalesce
+
+    def slot_s(self, copy_s: Array) -> Array:
+        """[rows]: the busiest resource; `copy_s` is [stages, rows]."""
+        slot: Array = np.vstack([self.step_s, self.link_s, self.core_s, copy_s]).max(axis=0)
+        return slot
+
+    def trip_s(self, slot_s: Array) -> Array:
+        """[rows]: from a step's start at the head until its tokens are back there."""
+        waits = (self.coalesce - 1) * slot_s * len(self.link_s)
+        trip: Array = self.step_s.sum(axis=0) + self.link_s.sum(axis=0) + self.latency_s + self.frame_s + waits
+        return trip
+
+
+def _core_s(stages: tuple[StageFigures, ...], members: list[int], step_s: Array, coalesce: int) -> Array:
+    busy = np.zeros(step_s.shape[1])
+    for index in members:
+        stage = stages[index]
+        computing = step_s[index] * stage.threads if stage.occupies_cores else 0.0
+        busy = busy + computing + (stage.cpu_frame_s / coalesce if len(stages) > 1 else 0.0)
+    cores: Array = busy / max(1, stages[members[0]].cores)
+    return cores
+
+
+def period_s(microbatches: float, slot_s: Array, trip_s: Array) -> Array:
+    """[rows]: between two tokens of one row."""
+    return np.maximum(microbatches * slot_s, trip_s)

@@ -1,0 +1,172 @@
+"""The keeper against rings whose steps take what the test says."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+import pytest
+
+from deserve_network.control_messages import PlanReport
+from deserve_plan.cost import StageCost, StepLoad
+from deserve_plan.figures import LinkFigures, RingFigures, StageFigures, StageMemory, Workload
+from deserve_plan.keeper import PlanKeeper, Report, ReturnedStep
+
+WORKLOAD = Workload(64, 64)
+STAGES = 4
+
+
+def figures(fixed_s: float = 0.02, latency_s: float = 0.05, **others: object) -> RingFigures:
+    stage = StageFigures(StageCost(fixed_s, 0.0005), StageMemory(16, 100_000), occupies_cores=False)
+    stage = dataclasses.replace(stage, **others)
+    return RingFigures((stage,) * STAGES, (LinkFigures(latency_s),) * STAGES, hidden=64, value_bytes=4)
+
+
+class Ring:
+    """Steps that come back at a steady rate, as a ring with `true` figures would let them."""
+
+    def __init__(self, keeper: PlanKeeper, true: RingFigures) -> None:
+        self.keeper = keeper
+        self.true = true
+        self.now_s = 0.0
+
+    def run(self, steps: int, *, prompt: int | None = None, crowding: float = 1.0) -> None:
+        plan = self.keeper.plan
+        for _ in range(steps):
+            rows = plan.rows_per_microbatch
+            new = rows * 63 // 64 + (rows if prompt is None else prompt)
+            load = StepLoad(new, rows)
+            compute = [stage.cost.step_s(load) * crowding for stage in self.true.stages]
+            trip = sum(compute) + sum(link.latency_s for link in self.true.links)
+            # Cores that several stages crowd are never idle, however long a trip takes.
+            self.now_s += max(compute) if crowding > 1 else max(max(compute), trip / plan.microbatches)
+            self.keeper.returned(
+                ReturnedStep(
+                    self.now_s,
+                    max(trip, plan.microbatches * max(compute)),
+                    load,
+                    rows if prompt is None else prompt,
+                    rows,
+                    compute,
+                    plan.microbatches * rows,
+                    plan.microbatches,
+                )
+            )
+
+
+def windows(keeper: PlanKeeper, count: int) -> int:
+    return 1 + count * max(20, 2 * keeper.plan.microbatches)
+
+
+def keeper_of(measured: RingFigures) -> PlanKeeper:
+    return PlanKeeper(measured, WORKLOAD, max_rows=400)
+
+
+def settle(keeper: PlanKeeper) -> bool:
+    question = keeper.due()
+    return question is not None and keeper.adopt(question, question.solve())
+
+
+def test_a_ring_that_does_as_planned_keeps_its_plan() -> None:
+    keeper = keeper_of(figures())
+    Ring(keeper, figures()).run(windows(keeper, 6))
+    assert keeper.due() is None
+    assert keeper.report().plans == 1
+
+
+def test_what_was_measured_in_the_steady_state_is_reported_beside_what_was_predicted() -> None:
+    keeper = keeper_of(figures())
+    assert keeper.report().measured_tokens_per_s == 0.0
+    Ring(keeper, figures()).run(windows(keeper, 3))
+    report = keeper.report()
+    assert report.measured_tokens_per_s == pytest.approx(report.predicted_tokens_per_s, rel=0.03)
+    assert report.measured_utilisation == pytest.approx(report.predicted_utilisation, rel=0.05)
+    assert report.steady_s > 0
+
+
+def test_slower_stages_lead_to_a_plan_that_is_true_again() -> None:
+    keeper, true = keeper_of(figures()), figures(fixed_s=0.06)
+    ring = Ring(keeper, true)
+    before = keeper.plan
+    ring.run(windows(keeper, 2))
+    assert settle(keeper)
+    assert keeper.plan.microbatches < before.microbatches
+    ring.run(windows(keeper, 3))
+    assert keeper.due() is None
+    report = keeper.report()
+    assert report.plans == 2
+    assert report.measured_tokens_per_s == pytest.approx(report.predicted_tokens_per_s, rel=0.05)
+
+
+def test_one_window_of_trouble_is_no_drift() -> None:
+    keeper = keeper_of(figures())
+    ring = Ring(keeper, figures())
+    ring.run(windows(keeper, 1))
+    ring.true = figures(fixed_s=0.06)
+    ring.run(windows(keeper, 1) - 1)
+    ring.true = figures()
+    ring.run(windows(keeper, 3))
+    assert keeper.due() is None
+
+
+def test_latency_that_grew_asks_for_more_microbatches() -> None:
+    keeper = keeper_of(figures(latency_s=0.02))
+    before = keeper.plan.microbatches
+    ring = Ring(keeper, figures(latency_s=0.2))
+    ring.run(windows(keeper, 2))
+    assert settle(keeper)
+    assert keeper.plan.microbatches > 2 * before
+
+
+def test_filling_is_no_drift() -> None:
+    keeper = keeper_of(figures())
+    Ring(keeper, figures()).run(windows(keeper, 4), prompt=300)
+    assert keeper.due() is None
+    assert keeper.report().measured_tokens_per_s == 0.0
+
+
+def test_rows_that_are_longer_than_planned_for_make_a_plan_due() -> None:
+    keeper = keeper_of(figures())
+    for _ in range(20):
+        keeper.row_started(512, 64)
+    question = keeper.due()
+    assert question is not None
+    assert question.workload.prompt_tokens == pytest.approx(512)
+    keeper.adopt(question, question.solve())
+    assert keeper.due() is None
+
+
+def test_rows_that_stop_early_count_once_most_have_ended() -> None:
+    keeper = keeper_of(figures())
+    for _ in range(100):
+        keeper.row_started(64, 64)
+    for _ in range(20):
+        keeper.row_ended(64, 8)
+    assert keeper.workload.new_tokens == 64
+    for _ in range(40):
+        keeper.row_ended(64, 8)
+    assert keeper.workload.new_tokens == pytest.approx(8)
+
+
+def test_stages_that_crowd_each_others_cores_do_not_count_as_slower() -> None:
+    shared = figures(occupies_cores=True, machine="m", cores=1, threads=1)
+    keeper = keeper_of(shared)
+    # Four stages on one core, all at once: each takes four times as long as alone, and so it was planned.
+    Ring(keeper, shared).run(windows(keeper, 4), crowding=4.0)
+    assert keeper.due() is None
+    assert keeper.figures.stages[0].cost.fixed_s == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_drift_that_no_plan_cures_is_asked_about_ever_less_often() -> None:
+    keeper = keeper_of(figures())
+    questions = 0
+    ring = Ring(keeper, figures())
+    for _ in range(60):
+        ring.run(20)
+        ring.now_s += 20.0  # something that is in no figure
+        questions += settle(keeper) or keeper.due() is not None
+    assert questions <= 4
+
+
+def test_a_report_has_the_fields_of_its_message() -> None:
+    assert list(typing.get_type_hints(Report)) == list(typing.get_type_hints(PlanReport))
