@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -93,8 +93,12 @@ class CoordinatorClient:
         endpoint: str,
         completion_window: str = "24h",
         metadata: Mapping[str, str] | None = None,
+        codecs: Sequence[str] = (),
     ) -> Json:
-        """Create a batch over an uploaded file; an idempotency key makes it one batch however often it is retried."""
+        """Create a batch over an uploaded file; an idempotency key makes it one batch however often it is retried.
+
+        `codecs` are the wire codecs that it allows besides "raw".
+        """
         body: Json = {
             "input_file_id": input_file_id,
             "endpoint": endpoint,
@@ -102,6 +106,8 @@ class CoordinatorClient:
         }
         if metadata:
             body["metadata"] = dict(metadata)
+        if codecs:
+            body["deserve"] = {"codecs": list(codecs)}
         return await self._retried("POST", "/batches", json=body, headers={"Idempotency-Key": uuid4().hex})
 
     async def batch(self, batch_id: str) -> Json:

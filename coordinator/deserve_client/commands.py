@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import click
 
 from deserve_client.errors import EXIT_INTERRUPTED, ClientError, InputError, UnreachableError
-from deserve_client.options import NEW_FILE, as_json, connection, read_metadata
+from deserve_client.options import NEW_FILE, as_json, connection, read_codecs, read_metadata
 
 if TYPE_CHECKING:
     from deserve_client.api import CoordinatorClient
@@ -73,6 +73,14 @@ def how_to_resume(batch_id: str, output: Path | None) -> str:
 @click.option("--endpoint", default="auto", show_default=True, metavar="PATH", help="auto: as the file's lines say.")
 @click.option("--completion-window", default="24h", show_default=True)
 @click.option("--metadata", multiple=True, callback=read_metadata, metavar="KEY=VALUE", help="May be repeated.")
+@click.option(
+    "--codec",
+    "codecs",
+    multiple=True,
+    callback=read_codecs,
+    metavar="NAME",
+    help="Allow this wire codec besides raw: bf16 or int8. Results are then no longer exact. May be repeated.",
+)
 @click.option("--wait", "wait_for_it", is_flag=True, help="Wait until the batch has ended.")
 @click.option("--output", type=NEW_FILE, help="Write the results here; implies --wait.")
 @as_json
@@ -83,6 +91,7 @@ def submit(
     endpoint: str,
     completion_window: str,
     metadata: dict[str, str],
+    codecs: list[str],
     wait_for_it: bool,
     output: Path | None,
     as_json: bool,
@@ -107,7 +116,8 @@ def submit(
             say(f"uploading {rows}, {size_text(checked.size_bytes)}")
             uploaded = await client.upload(file, upload_progress(checked.size_bytes))
             asked = True
-            created.update(await client.create_batch(uploaded["id"], checked.endpoint, completion_window, metadata))
+            asked_for = (uploaded["id"], checked.endpoint, completion_window, metadata, codecs)
+            created.update(await client.create_batch(*asked_for))
             if not waits:
                 click.echo(json.dumps(created) if as_json else created["id"])
                 return 0

@@ -16,7 +16,9 @@ import click
 if TYPE_CHECKING:
     from deserve_client.api import CoordinatorClient
 
-__all__ = ["NEW_FILE", "as_json", "connection", "read_metadata"]
+__all__ = ["NEW_FILE", "as_json", "connection", "read_codecs", "read_metadata"]
+
+CODECS = ("raw", "bf16", "int8")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,6 +55,15 @@ def connection(command: Command) -> Command:
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON value instead of text.")
+
+
+def read_codecs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> list[str]:
+    """Names from a flag that is repeated or holds a list with commas. Told here, a wrong one costs no upload."""
+    names = [name for value in values for name in value.split(",")]
+    for name in names:
+        if name not in CODECS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(CODECS)}")
+    return names
 
 
 def read_metadata(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:

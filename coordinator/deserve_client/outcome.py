@@ -49,6 +49,9 @@ def describe_batch(batch: Json) -> list[str]:
         f"  rows    {completed} completed, {failed} failed, {total} in all",
         f"  tokens  {usage.get('input_tokens', 0)} in, {usage.get('output_tokens', 0)} out",
     ]
+    service = batch.get("deserve") or {}
+    if allowed := [name for name in service.get("codecs") or [] if name != "raw"]:
+        lines.append(f"  codec   {service.get('codec') or 'not chosen yet'} (raw, {', '.join(allowed)} allowed)")
     lines += [f"  error   {line}" for line in fault_lines(batch)]
     return lines
 

@@ -30,9 +30,8 @@ def row_seed(source: str | int, ordinal: int) -> int:
 
 def _leased_row(row: LeasedRecord, seed: int | None) -> LeasedRow:
     generated = () if row.log is None else _LOG.decode(row.log).generated
-    return LeasedRow(
-        row.key, row.endpoint, row.body, row_seed(row.batch_id if seed is None else seed, row.ordinal), generated
-    )
+    source = row.batch_id if seed is None else seed
+    return LeasedRow(row.key, row.endpoint, row.body, row_seed(source, row.ordinal), generated, row.codec)
 
 
 def lease_message(record: LeaseRecord, deadline_s: float, seed: int | None = None) -> Lease:

@@ -61,6 +61,7 @@ class _Recall:
 class _Demand:
     rows: int
     since: float
+    codec: str
 
 
 @dataclass
@@ -123,12 +124,15 @@ class Leases:
         self._holders[holder] = _Holder()
         self.wake()
 
-    def request(self, holder: str, rows: int) -> None:
-        """Room for `rows` more; replaces an earlier request that is still open."""
+    def request(self, holder: str, rows: int, codec: str = "raw") -> None:
+        """Room for `rows` more; replaces an earlier request that is still open.
+
+        `codec` is what the ring proposes for a batch whose first rows these are.
+        """
         state = self._holders.get(holder)
         if state is not None and not state.leaving and rows > 0:
             since = self._clock() if state.demand is None else state.demand.since
-            state.demand = _Demand(min(rows, LARGEST_LEASE), since)
+            state.demand = _Demand(min(rows, LARGEST_LEASE), since, codec)
             self.wake()
 
     def progress(self, holder: str) -> None:
@@ -305,7 +309,8 @@ class Leases:
         reserved = self._recall is not None and self._recall.transfer.asker != holder
         if allowance == 0 and not reserved and self._clock() - demand.since >= self._patience_s:
             allowance = demand.rows
-        record = await self._store.lease_rows(holder, batch_shares(backlog, allowance), _LARGEST_LEASE_BYTES)
+        shares = batch_shares(backlog, allowance)
+        record = await self._store.lease_rows(holder, shares, _LARGEST_LEASE_BYTES, demand.codec)
         if record is None:
             return
         if self._holders.get(holder) is not state or state.leaving:

@@ -219,7 +219,8 @@ class Supervisor:
             case LeaseRequest():
                 if message.rows < 1:
                     raise ProtocolViolation("rows", "must be positive")
-                self._leases.request(self._speaks_for(session, message.ring, message.epoch), message.rows)
+                holder = self._speaks_for(session, message.ring, message.epoch)
+                self._leases.request(holder, message.rows, message.codec)
             case RowsDone():
                 holder = self._speaks_for(session, message.ring, message.epoch)
                 await self._leases.finish(holder, message.results)

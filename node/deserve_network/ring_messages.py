@@ -13,6 +13,7 @@ from typing import Annotated
 from deserve_network.schema import Max, Table
 
 __all__ = [
+    "CODEC_NAMES",
     "RING",
     "RING_PROTOCOL",
     "Admit",
@@ -30,6 +31,8 @@ __all__ = [
 
 RING_PROTOCOL = "/deserve/ring/1"
 
+CODEC_NAMES = ("raw", "bf16", "int8")
+"""Wire codecs (`deserve_kernels.codecs`), the one that changes least first."""
 MAX_CONTEXT = 1 << 20
 MAX_CHUNKS = 4096
 MAX_TOP_LOGPROBS = 20

@@ -23,6 +23,13 @@ async def test_submit_prints_the_id_alone(deserve, coordinator, batch_path):
     assert coordinator.files["file-0"] == batch_path.read_bytes()
 
 
+async def test_submit_asks_for_the_codecs_it_was_told_and_for_none_otherwise(deserve, coordinator, batch_path):
+    await deserve("batch", "submit", batch_path, "--codec", "int8,raw", "--codec", "bf16")
+    await deserve("batch", "submit", batch_path)
+    assert coordinator.batches["batch_0"]["deserve"] == {"codecs": ["int8", "raw", "bf16"]}
+    assert "deserve" not in coordinator.batches["batch_1"]
+
+
 async def test_submit_waits_and_writes_the_results(deserve, batch_path, tmp_path):
     done = await deserve("batch", "submit", batch_path, "--output", tmp_path / "results.jsonl")
     assert done.code == 0
@@ -109,6 +116,8 @@ async def test_a_faulty_file_is_not_uploaded(deserve, coordinator, batch_path):
     [
         ["--output", "/no/such/directory/out"],
         ["--metadata", "x"],
+        ["--codec", "zip"],
+        ["--codec", "int8,"],
         ["--endpoint", "/v1/embeddings"],
         ["--endpoint", "/v1/completions"],
         ["--base-url", "host"],

@@ -84,17 +84,20 @@ class Ring:
     leases: Leases
     holder: str = "ring-a/1"
     rows: int = 4
+    codec: str = "raw"
     inbox: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
     served: list[int] = field(default_factory=list)
+    codecs: set[str] = field(default_factory=set)
 
     async def serve(self) -> None:
         self.leases.open(self.holder)
         while True:
-            self.leases.request(self.holder, self.rows)
+            self.leases.request(self.holder, self.rows, self.codec)
             message = await self.inbox.get()
             if isinstance(message, Lease):
                 await self.leases.finish(self.holder, [answer(message, row) for row in message.rows])
                 self.served += [row.row for row in message.rows]
+                self.codecs |= {row.codec for row in message.rows}
 
 
 def line(custom_id: str, content: str = "hello", **more: Any) -> bytes:
@@ -120,8 +123,8 @@ class Service:
         await stop_service(self)
         return await start_service(self.folder, self.clock)
 
-    def add_ring(self, name: str = "ring-a/1", rows: int = 4) -> Ring:
-        ring = Ring(self.leases, name, rows)
+    def add_ring(self, name: str = "ring-a/1", rows: int = 4, codec: str = "raw") -> Ring:
+        ring = Ring(self.leases, name, rows, codec)
         self.rings[name] = ring
         self.tasks.append(asyncio.create_task(ring.serve()))
         return ring

@@ -61,6 +61,27 @@ async def test_two_rings_and_two_batches_share_the_work(service: Any) -> None:
     assert all(ring.served for ring in rings)
 
 
+async def test_a_batch_is_computed_with_one_codec_that_it_allows_whichever_ring_asks(service: Any) -> None:
+    data = b"".join(service.line(f"r{i}") for i in range(9))
+    batch = await service.submit(data, deserve={"codecs": ["int8"]})
+    assert batch["deserve"] == {"codecs": ["raw", "int8"], "codec": None}
+    await service.until(batch["id"], "in_progress")
+    await service.store.lease_rows("gone/1", {batch["id"]: 2}, 1 << 20, "int8")
+    await service.store.release_ring("gone/1", failed=False)
+    ring = service.add_ring(codec="raw")
+    done = await service.until(batch["id"], "completed")
+    assert done["deserve"] == {"codecs": ["raw", "int8"], "codec": "int8"}
+    assert ring.codecs == {"int8"}
+
+
+async def test_a_batch_that_allows_no_lossy_codec_stays_exact_whatever_the_ring_proposes(service: Any) -> None:
+    ring = service.add_ring(codec="int8")
+    batch = await service.submit(b"".join(service.line(f"r{i}") for i in range(9)))
+    done = await service.until(batch["id"], "completed")
+    assert done["deserve"] == {"codecs": ["raw"], "codec": "raw"}
+    assert ring.codecs == {"raw"}
+
+
 async def test_a_bad_body_is_a_row_error_and_the_others_run(service: Any) -> None:
     service.add_ring()
     data = service.line("good") + service.line("bad", model="gpt-9") + service.line("empty", messages=[])
@@ -172,6 +193,8 @@ async def test_the_same_idempotency_key_creates_one_batch(service: Any) -> None:
     assert first["id"] == second["id"]
     other = await service.create(file_id, {"Idempotency-Key": "k1"}, completion_window="1h")
     assert other["error"]["code"] == "idempotency_conflict"
+    other = await service.create(file_id, {"Idempotency-Key": "k1"}, deserve={"codecs": ["int8"]})
+    assert other["error"]["code"] == "idempotency_conflict"
     assert (await service.create(file_id))["id"] != first["id"]
 
 
@@ -198,6 +221,12 @@ async def test_a_creation_is_repeated_even_after_its_input_file_was_deleted(serv
         ({"input_file_id": 3}, "input_file_id"),
         ({"input_file_id": "file-none"}, "input_file_id"),
         ({"output_expires_after": {}}, "output_expires_after"),
+        ({"deserve": ["int8"]}, "deserve"),
+        ({"deserve": {"codec": "int8"}}, "deserve.codec"),
+        ({"deserve": {"codecs": "int8"}}, "deserve.codecs"),
+        ({"deserve": {"codecs": []}}, "deserve.codecs"),
+        ({"deserve": {"codecs": ["raw", 8]}}, "deserve.codecs"),
+        ({"deserve": {"codecs": ["raw", "zip"]}}, "deserve.codecs"),
     ],
 )
 async def test_a_batch_that_cannot_be_created_names_the_parameter(service: Any, change: Any, param: str) -> None:

@@ -40,6 +40,11 @@ def test_a_given_seed_makes_batches_repeatable() -> None:
     assert fixed[0] == fixed[1]
 
 
+def test_a_row_carries_its_batchs_codec() -> None:
+    row = LeasedRecord(1, "batch", 0, "/v1/completions", b"{}", None, "int8")
+    assert lease_message(LeaseRecord(1, 1, (row,)), 1.0).rows[0].codec == "int8"
+
+
 def test_a_body_over_several_lines_becomes_one() -> None:
     (row,) = finished_rows([RowResult(1, 1, 1, b'{"a":\n "\xc3\xa9"}', 200, 1, 1)])
     assert row.body == b'{"a": "\xc3\xa9"}'

@@ -21,12 +21,12 @@ from deserve_coordinator.store.records import FinishedRow, LeaseRecord, NewBatch
 from deserve_coordinator.store.sqlite import SqliteStore
 
 
-def new_batch(name: str = "b", key: str | None = None) -> NewBatch:
-    return NewBatch(name, "/v1/completions", "demo", "file-x", "24h", 1, 2, {"k": "v"}, "digest", key)
+def new_batch(name: str = "b", key: str | None = None, codecs: tuple[str, ...] = ("raw",)) -> NewBatch:
+    return NewBatch(name, "/v1/completions", "demo", "file-x", "24h", 1, 2, {"k": "v"}, "digest", key, codecs)
 
 
-def begin(c: sqlite3.Connection, name: str, rows: int) -> None:
-    batch_queries.create_batch(c, new_batch(name))
+def begin(c: sqlite3.Connection, name: str, rows: int, codecs: tuple[str, ...] = ("raw",)) -> None:
+    batch_queries.create_batch(c, new_batch(name, codecs=codecs))
     row_queries.insert_rows(c, name, [NewRow(i, f"r{i}", b"{}") for i in range(rows)])
     batch_queries.set_total(c, name, rows)
     batch_queries.transition(c, name, ("validating",), "in_progress", 5)
@@ -132,6 +132,32 @@ def test_a_returned_log_comes_back_with_the_next_lease(memory: sqlite3.Connectio
     assert row_queries.return_rows(memory, "x", [ReturnedRow(key, first.lease, first.fence, b"old")], failed=True) == []
 
 
+@pytest.mark.parametrize(
+    ("allowed", "proposals", "fixed"),
+    [
+        (("raw", "int8"), ["int8", "raw", "bf16"], "int8"),
+        (("raw", "int8"), ["raw", "int8"], "raw"),
+        (("raw", "int8"), ["bf16", "int8"], "raw"),
+        (("raw",), ["int8", "int8"], "raw"),
+        (("raw", "bf16", "int8"), ["unheard of", "bf16"], "raw"),
+    ],
+)
+def test_the_first_lease_fixes_a_batchs_codec_for_all_its_rows(
+    memory: sqlite3.Connection, allowed: tuple[str, ...], proposals: list[str], fixed: str
+) -> None:
+    begin(memory, "b", 6, allowed)
+    begin(memory, "untouched", 1, allowed)
+    for ring, proposed in enumerate(proposals):
+        lease = row_queries.lease_rows(memory, f"ring-{ring}", {"b": 2, "untouched": 0}, 1 << 20, proposed)
+        assert lease is not None
+        assert [row.codec for row in lease.rows] == [fixed, fixed]
+    codecs = {name: batch_queries.batch(memory, name) for name in ("b", "untouched")}
+    assert [(record.codecs, record.codec) for record in codecs.values() if record] == [
+        (allowed, fixed),
+        (allowed, None),
+    ]
+
+
 def test_a_row_that_is_lost_too_often_gets_an_error(memory: sqlite3.Connection) -> None:
     begin(memory, "b", 1)
     for _ in range(row_queries.MAX_FAILURES):
@@ -221,17 +247,28 @@ def test_rows_that_are_forgotten_leave_the_backlog(memory: sqlite3.Connection) -
     assert [(b.pending, b.leased) for b in row_queries.backlog(memory)] == [(1, 0)]
 
 
-def test_a_database_of_the_first_schema_gets_its_backlog_counted() -> None:
+FIRST_SCHEMA = """
+INSERT INTO batches (id, endpoint, model, input_file_id, completion_window, status, created_at, expires_at,
+    in_progress_at, total, request_digest)
+    VALUES ('b', '/v1/completions', 'demo', 'file-x', '24h', 'in_progress', 1, 2, 5, 5, 'digest');
+INSERT INTO rows (batch_id, ordinal, custom_id, body, state, ring) VALUES
+    ('b', 0, 'r0', '{}', 'leased', 'x'), ('b', 1, 'r1', '{}', 'leased', 'x'), ('b', 2, 'r2', '{}', 'pending', ''),
+    ('b', 3, 'r3', '{}', 'pending', ''), ('b', 4, 'r4', '{}', 'pending', '');
+"""
+
+
+def test_a_database_of_the_first_schema_gets_its_backlog_counted_and_stays_exact() -> None:
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as c:
         c.row_factory = sqlite3.Row
         c.execute("CREATE TABLE schema_version (version INTEGER PRIMARY KEY)")
         c.executescript(migrations()[0][1])
         c.execute("INSERT INTO schema_version VALUES (1)")
-        begin(c, "b", 5)
-        assert row_queries.lease_rows(c, "x", {"b": 2}, 1 << 20) is not None
+        c.executescript(FIRST_SCHEMA)
         migrate(c)
         row_queries.release_ring(c, "x", failed=False)
-        assert row_queries.lease_rows(c, "y", {"b": 1}, 1 << 20) is not None
+        lease = row_queries.lease_rows(c, "y", {"b": 1}, 1 << 20, "int8")
+        assert lease is not None
+        assert lease.rows[0].codec == "raw"
         assert [(b.pending, b.leased) for b in row_queries.backlog(c)] == [(4, 1)]
 
 

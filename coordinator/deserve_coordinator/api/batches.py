@@ -12,6 +12,7 @@ from aiohttp import web
 
 from deserve_coordinator.api.problems import Problem
 from deserve_coordinator.api.queries import json_object, list_object, page
+from deserve_coordinator.api.service_options import allowed_codecs
 from deserve_coordinator.batch_lines import ENDPOINTS
 from deserve_coordinator.completion_window import window_seconds
 from deserve_coordinator.jobs import Jobs
@@ -20,7 +21,7 @@ from deserve_coordinator.store.records import BatchRecord, NewBatch
 
 __all__ = ["BatchesApi", "batch_object"]
 
-_FIELDS = frozenset({"input_file_id", "endpoint", "completion_window", "metadata"})
+_FIELDS = frozenset({"input_file_id", "endpoint", "completion_window", "metadata", "deserve"})
 _TIMES = (
     "in_progress_at",
     "expires_at",
@@ -56,6 +57,7 @@ def batch_object(batch: BatchRecord) -> dict[str, Any]:
             "total_tokens": batch.input_tokens + batch.output_tokens,
         },
         "metadata": batch.metadata,
+        "deserve": {"codecs": list(batch.codecs), "codec": batch.codec},
     }
 
 
@@ -105,6 +107,7 @@ class BatchesApi:
             )
         window_s = window_seconds(body.get("completion_window"))
         metadata = _metadata(body.get("metadata"))
+        codecs = allowed_codecs(body.get("deserve"))
         key = request.headers.get("Idempotency-Key")
         if key is not None and not 0 < len(key) <= 255:
             raise Problem(400, "Idempotency-Key holds 1 to 255 characters", code="invalid_idempotency_key")
@@ -129,6 +132,7 @@ class BatchesApi:
                 metadata=metadata,
                 request_digest=digest,
                 idempotency_key=key,
+                codecs=codecs,
             )
         )
         self._jobs.wake()

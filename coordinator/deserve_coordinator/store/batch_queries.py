@@ -19,6 +19,7 @@ __all__ = [
     "delete_file",
     "file",
     "files",
+    "fix_codec",
     "set_total",
     "transition",
 ]
@@ -34,6 +35,7 @@ def _batch(row: sqlite3.Row) -> BatchRecord:
     values: dict[str, Any] = {name: row[name] for name in _BATCH_FIELDS}
     for name in ("metadata", "errors"):
         values[name] = None if values[name] is None else json.loads(values[name])
+    values["codecs"] = tuple(json.loads(values["codecs"]))
     return BatchRecord(**values)
 
 
@@ -86,7 +88,8 @@ def create_batch(c: sqlite3.Connection, new: NewBatch) -> BatchRecord:
             return earlier
     c.execute(
         "INSERT INTO batches (id, endpoint, model, input_file_id, completion_window, status, metadata, created_at,"
-        " expires_at, idempotency_key, request_digest) VALUES (?, ?, ?, ?, ?, 'validating', ?, ?, ?, ?, ?)",
+        " expires_at, idempotency_key, request_digest, codecs)"
+        " VALUES (?, ?, ?, ?, ?, 'validating', ?, ?, ?, ?, ?, ?)",
         (
             new.id,
             new.endpoint,
@@ -98,6 +101,7 @@ def create_batch(c: sqlite3.Connection, new: NewBatch) -> BatchRecord:
             new.expires_at,
             new.idempotency_key,
             new.request_digest,
+            json.dumps(new.codecs),
         ),
     )
     created = batch(c, new.id)
@@ -169,6 +173,16 @@ def transition(
             if record is not None:
                 add_file(c, record)
     return bool(moved)
+
+
+def fix_codec(c: sqlite3.Connection, batch_id: str, proposed: str) -> str:
+    """The codec of all rows of the batch: `proposed` where none is fixed yet and the batch allows it, else "raw"."""
+    row = c.execute("SELECT codecs, codec FROM batches WHERE id = ?", (batch_id,)).fetchone()
+    fixed: str | None = row["codec"]
+    if fixed is None:
+        fixed = proposed if proposed in json.loads(row["codecs"]) else "raw"
+        c.execute("UPDATE batches SET codec = ? WHERE id = ?", (fixed, batch_id))
+    return fixed
 
 
 def set_total(c: sqlite3.Connection, batch_id: str, total: int) -> None:

@@ -49,6 +49,8 @@ class NewBatch:
     request_digest: str
     """SHA-256 of the request, to tell a repeated creation from another one under the same key."""
     idempotency_key: str | None = None
+    codecs: tuple[str, ...] = ("raw",)
+    """Wire codecs that its rows may cross links with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,9 @@ class BatchRecord:
     input_tokens: int
     output_tokens: int
     request_digest: str = ""
+    codecs: tuple[str, ...] = ("raw",)
+    codec: str | None = None
+    """The one that holds for all its rows, fixed by its first lease; None before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,8 @@ class LeasedRecord:
     endpoint: str
     body: bytes
     log: bytes | None
+    codec: str = "raw"
+    """Of its batch."""
 
 
 @dataclass(frozen=True, slots=True)

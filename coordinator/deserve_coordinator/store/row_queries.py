@@ -6,10 +6,12 @@ results table's primary key makes a second result impossible whatever the caller
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 
+from deserve_coordinator.store.batch_queries import fix_codec
 from deserve_coordinator.store.records import (
     Backlog,
     FinishCounts,
@@ -97,10 +99,13 @@ def held_by(c: sqlite3.Connection, ring: str) -> int:
     return int(count)
 
 
-def lease_rows(c: sqlite3.Connection, ring: str, shares: Mapping[str, int], max_bytes: int) -> LeaseRecord | None:
+def lease_rows(
+    c: sqlite3.Connection, ring: str, shares: Mapping[str, int], max_bytes: int, codec: str = "raw"
+) -> LeaseRecord | None:
     """Lease up to `shares[batch]` pending rows of each batch, in order, while their bodies and logs fit `max_bytes`.
 
-    Returns None where nothing is pending any more. The fence is larger than that of every earlier lease.
+    `codec` is what the ring proposes for a batch that has none yet. Returns None where nothing is pending any more. The
+    fence is larger than that of every earlier lease.
     """
     taken: list[LeasedRecord] = []
     for batch_id, share in shares.items():
@@ -116,6 +121,8 @@ def lease_rows(c: sqlite3.Connection, ring: str, shares: Mapping[str, int], max_
             taken.append(LeasedRecord(row["key"], batch_id, row["ordinal"], row["endpoint"], row["body"], row["log"]))
     if not taken:
         return None
+    fixed = {batch_id: fix_codec(c, batch_id, codec) for batch_id in dict.fromkeys(row.batch_id for row in taken)}
+    taken = [dataclasses.replace(row, codec=fixed[row.batch_id]) for row in taken]
     c.execute("UPDATE counters SET value = value + 1 WHERE name = 'fence'")
     (fence,) = c.execute("SELECT value FROM counters WHERE name = 'fence'").fetchone()
     c.executemany(

@@ -122,8 +122,10 @@ class SqliteStore:
     async def held_by(self, ring: str) -> int:
         return await self._database.read(lambda c: row_queries.held_by(c, ring))
 
-    async def lease_rows(self, ring: str, shares: Mapping[str, int], max_bytes: int) -> LeaseRecord | None:
-        return await self._database.write(lambda c: row_queries.lease_rows(c, ring, shares, max_bytes))
+    async def lease_rows(
+        self, ring: str, shares: Mapping[str, int], max_bytes: int, codec: str = "raw"
+    ) -> LeaseRecord | None:
+        return await self._database.write(lambda c: row_queries.lease_rows(c, ring, shares, max_bytes, codec))
 
     async def finish_rows(self, ring: str, results: Sequence[FinishedRow]) -> FinishCounts:
         return await self._database.write(lambda c: row_queries.finish_rows(c, ring, results))

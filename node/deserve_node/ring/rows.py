@@ -61,6 +61,9 @@ class HeadRow:
             f"{'chatcmpl' if self.request.messages is not None else 'cmpl'}-{self.leased.row}",
             created,
         )
+        if self.leased.codec != "raw":
+            # Whoever reads one result must see that it is not the exact one.
+            body["deserve"] = {"codec": self.leased.codec}
         return RowResult(
             self.leased.row,
             self.lease,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deserve_kernels.codecs import CODECS
-from deserve_network.ring_messages import Segment, Step
+from deserve_network.ring_messages import CODEC_NAMES, Segment, Step
 from deserve_node.ring import payload
 from deserve_node.ring.payload import PayloadError, pack_payload, payload_bytes, segment_fault, unpack_payload
 
@@ -94,3 +94,7 @@ def test_only_known_codecs_whose_tokens_sum_up_have_no_fault(segments, data):
     tokens = data.draw(st.sampled_from([total, total + 1, -1]))
     sound = all(segment.codec in CODECS and segment.tokens > 0 for segment in segments) and total == tokens
     assert (segment_fault(step_of(*segments, tokens=tokens)) is None) == sound
+
+
+def test_the_protocol_names_the_codecs_that_there_are():
+    assert tuple(CODECS) == CODEC_NAMES
