@@ -38,6 +38,16 @@ _NETWORK_OPTIONS = [
     ),
     click.option("--threads", default=0, help="Of each node; default: the cores, divided."),
     click.option("--max-rows", default=0, help="In flight in a ring, at most; default: as a node has it."),
+    click.option("--kv-memory", default="", help="Of each node's device at most, for KV; default: what weights leave."),
+    click.option("--host-memory", default="", help="Of each node, for KV that is swapped; default: none."),
+    click.option("--copy-rate", default="", help="Bound on each node's copies between host and device, e.g. 12GB."),
+    click.option("--page-tokens", type=click.IntRange(1, 1024), default=16, show_default=True, help="Of a KV page."),
+    click.option(
+        "--plan",
+        default="",
+        metavar="KEY=N,...",
+        help="Set by hand what a ring else plans: microbatches, rows (of each), swap_pages, step_budget_ms.",
+    ),
     click.option(
         "--stage-profile",
         default="",

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deserve_node.settings import SettingsError, parse_bytes
 from deserve_node.timed.profile import ProfileError, RingProfile, load_profile
+from deserve_plan.plan import PlanOverrides
 from deserve_testnet.errors import UsageError
 from deserve_testnet.profiles import profile_file
 
@@ -45,6 +47,13 @@ class TestnetConfig:
     max_rows: int = 0
     """In flight in a ring, at most; 0: as a node has it."""
     device: str = "auto"
+    kv_memory: str = ""
+    host_memory: str = ""
+    copy_rate: str = ""
+    """Of each node, as `deserve node start` takes them; empty is its default."""
+    page_tokens: int = 16
+    plan: str = ""
+    """What of the rings' plans is set by hand, like "microbatches=20,rows=75"."""
     stage_profile: str = ""
     """A TOML file, or the name of one in `profiles`: stages take its times instead of computing."""
     directory: Path | None = None
@@ -63,7 +72,32 @@ class TestnetConfig:
         for flag, value in (("latency-ms", self.latency_ms), ("jitter-ms", self.jitter_ms), ("mbit", self.mbit)):
             if not 0 <= value < 1e6:
                 raise UsageError(f"--{flag}: cannot be {value}")
+        for flag, amount in (
+            ("memory", self.memory),
+            ("kv-memory", self.kv_memory),
+            ("host-memory", self.host_memory),
+            ("copy-rate", self.copy_rate),
+        ):
+            _check_amount(flag, amount)
+        try:
+            PlanOverrides.parse(self.plan)
+        except ValueError as error:
+            raise UsageError(f"--plan: {error}") from error
         _ = self.profile
+
+    @property
+    def node_flags(self) -> list[str]:
+        """What `deserve node start` is told of rows, KV memory and plan."""
+        given = {
+            "--max-rows": str(self.max_rows or ""),
+            "--kv-memory": self.kv_memory,
+            "--host-memory": self.host_memory,
+            "--copy-rate": self.copy_rate,
+            "--plan": self.plan,
+            "--stage-profile": str(self.profile_file or ""),
+        }
+        pages = ["--page-tokens", str(self.page_tokens)]
+        return [*pages, *(word for flag, value in given.items() if value for word in (flag, value))]
 
     @property
     def profile_file(self) -> Path | None:
@@ -97,6 +131,14 @@ class TestnetConfig:
         if self.memory:
             return self.memory
         return str(min(_MAX_NODE_MEMORY, int(_available_bytes() * _MEMORY_SHARE) // self.nodes))
+
+
+def _check_amount(flag: str, amount: str) -> None:
+    try:
+        if amount:
+            parse_bytes(amount, f"--{flag}")
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
 
 
 def _available_bytes() -> int:

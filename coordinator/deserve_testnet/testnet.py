@@ -95,8 +95,7 @@ class Testnet:
             *("--coordinator", self.multiaddr, "--listen", f"/ip4/{self._address(number)}/tcp/0"),
             *("--http", f"{self._address(number)}:0", "--device", self.config.device),
             *("--memory", memory or self.config.node_memory, "--threads", str(threads), "--json"),
-            *(("--max-rows", str(self.config.max_rows)) if self.config.max_rows else ()),
-            *(() if self.config.profile_file is None else ("--stage-profile", str(self.config.profile_file))),
+            *self.config.node_flags,
         ]
         node = await self._spawn(name, number, command, threads)
         self.nodes.append(node)

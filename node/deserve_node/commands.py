@@ -33,6 +33,7 @@ _TEMPLATE = """\
 coordinator = {coordinator}
 name = {name}
 # memory = "8GiB"                       # weights and KV together; default: half of the device's
+# host_memory = "32GiB"                 # for KV that is swapped in and out; default: none
 # device = "auto"                       # auto, cpu, cuda or cuda:N
 # threads = 0                           # CPU threads to compute with; 0: all
 # listen = "/ip4/0.0.0.0/tcp/4001"      # default: a free port
@@ -90,22 +91,33 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
 @click.option("--join-token-file", help="File with the token of a coordinator that asks for one, mode 0600.")
 @click.option("--model-path", multiple=True, metavar="ID=DIR", help="Where the model that the coordinator calls ID is.")
 @click.option("--max-rows", type=click.IntRange(16, 4096), help="Rows in flight, as head of a ring.  [default: 256]")
+@click.option("--kv-memory", help="Device memory for KV at most.  [default: what the weights leave]")
+@click.option("--host-memory", help="Host memory for KV that is swapped, such as 32GiB.  [default: none]")
+@click.option("--copy-rate", help="Bound on copies between host and device, bytes a second, such as 12GB.")
+@click.option(
+    "--page-tokens", type=click.IntRange(1, 1024), help="Tokens of a KV page, equal in a ring.  [default: 16]"
+)
+@click.option(
+    "--plan", metavar="KEY=N,...", help="As head: set microbatches, rows, swap_pages, step_budget_ms by hand."
+)
 @click.option("--stage-profile", metavar="FILE", help="Take the times of this TOML profile instead of computing.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("--verbose", is_flag=True, help="Log what is normal, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when registered.")
-def start(data: Path, memory: str | None, as_json: bool, log_json: bool, verbose: bool, **flags: Any) -> None:
+def start(data: Path, as_json: bool, log_json: bool, verbose: bool, **flags: Any) -> None:
     """Run the daemon until interrupted."""
     from deserve_network.errors import NetworkError
     from deserve_node.errors import NodeError
-    from deserve_node.settings import SettingsError, load_settings, parse_bytes
+    from deserve_node.settings import AMOUNTS, SettingsError, load_settings, parse_bytes
     from deserve_process.errors import ProcessError
     from deserve_process.logs import configure_logs
 
     configure_logs("debug" if verbose else "info", ("deserve_node", "deserve_network"), as_json=log_json)
     try:
         flags["model_paths"] = flags.pop("model_path") or None
-        flags["memory_bytes"] = None if memory is None else parse_bytes(memory, "--memory")
+        for key, setting in AMOUNTS.items():
+            amount = flags.pop(key)
+            flags[setting] = None if amount is None else parse_bytes(amount, f"--{key.replace('_', '-')}")
         settings = load_settings(data, flags)
     except SettingsError as error:
         _fail(str(error), code=2)

@@ -192,6 +192,8 @@ class Daemon:
             self.memory_bytes,
             settings.max_rows,
             settings.token_budget,
+            settings.kv_limits,
+            settings.overrides,
             settings.profile,
         )
         try:

@@ -12,6 +12,7 @@ from deserve_network.control_messages import CostFit
 from deserve_node.engine import Engine, KvCache
 from deserve_node.engine.interface import StageEngine
 from deserve_node.errors import NodeError
+from deserve_node.kv_limits import KvLimits
 from deserve_node.measure import measure_step_time
 from deserve_node.shard.shard import ROW_MULTIPLE
 from deserve_node.tensors import DTYPES
@@ -33,9 +34,16 @@ class LoadedStage:
 
 
 def load_stage(
-    files: ModelFiles, first: int, last: int, *, dtype: str, device: torch.device, memory_bytes: int
+    files: ModelFiles,
+    first: int,
+    last: int,
+    *,
+    dtype: str,
+    device: torch.device,
+    memory_bytes: int,
+    kv: KvLimits,
 ) -> LoadedStage:
-    """Load layers [first, last), give KV what `memory_bytes` leaves, and measure steps. Raises `NodeError`."""
+    """Load layers [first, last), give KV what `memory_bytes` leaves within `kv`, measure steps. Raises `NodeError`."""
     from deserve_node.shard.loading import load_shard
 
     torch_dtype = DTYPES.get(dtype)
@@ -45,7 +53,14 @@ def load_stage(
     layers = f"layers [{first}, {last})"
     if shard.tensor_bytes >= memory_bytes:
         raise NodeError(f"{layers} take {shard.tensor_bytes} bytes of the {memory_bytes} lent and leave none for KV")
-    cache = KvCache(shard.kv_layers, kv_bytes=memory_bytes - shard.tensor_bytes, dtype=torch_dtype, device=device)
+    left = memory_bytes - shard.tensor_bytes
+    cache = KvCache(
+        shard.kv_layers,
+        kv_bytes=min(left, kv.device_bytes or left),
+        dtype=torch_dtype,
+        device=device,
+        page_tokens=kv.page_tokens,
+    )
     engine = Engine(shard, cache)
     log.info("%s: %d bytes of weights", layers, shard.tensor_bytes)
     cost = _cost(measure_step_time(engine, 16), measure_step_time(engine, 64))

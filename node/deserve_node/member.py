@@ -36,6 +36,7 @@ from deserve_network.links import Links
 from deserve_node.background import BackgroundThread
 from deserve_node.engine import PoolShape
 from deserve_node.errors import NodeError
+from deserve_node.kv_limits import KvLimits
 from deserve_node.loaded_stage import LoadedStage, load_stage
 from deserve_node.measure import machine_id
 from deserve_node.outbox import Outbox, returned_in_parts
@@ -48,6 +49,7 @@ from deserve_node.ring.scheduler import Scheduler
 from deserve_node.ring.stage import Stage, Tail
 from deserve_node.timed.profile import RingProfile
 from deserve_node.timed.stage import timed_stage
+from deserve_plan.plan import PlanOverrides
 from deserve_text.tokenizer import TextModel
 
 __all__ = ["AssignmentError", "Lending", "RingMember"]
@@ -68,7 +70,10 @@ class Lending:
     memory_bytes: int
     max_rows: int
     token_budget: int
-    profile: RingProfile | None = None
+    kv: KvLimits
+    overrides: PlanOverrides
+    """What of the ring's plan is set by hand, where this node is the head."""
+    profile: RingProfile | None
     """Stages take its time instead of computing; None: they compute."""
 
 
@@ -154,6 +159,7 @@ class RingMember:
                 dtype=dtype,
                 device=lending.device,
                 memory_bytes=lending.memory_bytes,
+                kv=lending.kv,
             )
         else:
             context_tokens = lending.profile.common.context_tokens

@@ -10,15 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from deserve_node.errors import NodeError
+from deserve_node.kv_limits import DEFAULT_PAGE_TOKENS, KvLimits
 from deserve_node.timed.profile import ProfileError, RingProfile, load_profile
+from deserve_plan.plan import PlanOverrides
 from deserve_process.errors import AddressInvalid, SecretUnusable
 from deserve_process.listen_address import parse_host_port
 from deserve_process.secret_file import read_secret
 
-__all__ = ["NodeSettings", "SettingsError", "load_settings", "parse_bytes", "read_join_token"]
+__all__ = ["AMOUNTS", "NodeSettings", "SettingsError", "load_settings", "parse_bytes", "read_join_token"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _MOST_BYTES = 2**60
+AMOUNTS = {
+    "memory": "memory_bytes",
+    "kv_memory": "kv_memory_bytes",
+    "host_memory": "host_memory_bytes",
+    "copy_rate": "copy_bytes_per_s",
+}
+"""Keys of node.toml, and flags, whose values are amounts such as 2GiB (a second)."""
 
 
 class SettingsError(NodeError):
@@ -47,8 +56,34 @@ class NodeSettings:
     """Rows in flight, where this node is the head of a ring."""
     token_budget: int = 256
     """Tokens of one step, where this node is the head of a ring."""
+    kv_memory_bytes: int = 0
+    """Of KV on the device at most; 0: what the weights leave of `memory_bytes`."""
+    host_memory_bytes: int = 0
+    """Of KV in host memory, swapped in and out while others compute; 0: nothing is swapped."""
+    copy_bytes_per_s: int = 0
+    """Bounds copies between host memory and device, each way; 0: as fast as they go."""
+    page_tokens: int = DEFAULT_PAGE_TOKENS
+    plan: str = ""
+    """Where this node is the head: what of the ring's plan is set by hand, see `deserve_plan.plan.PlanOverrides`."""
     stage_profile: str = ""
     """A TOML file: steps take its times and nothing is computed, see `deserve_node.timed`."""
+
+    @property
+    def kv_limits(self) -> KvLimits:
+        return KvLimits(
+            self.page_tokens,
+            device_bytes=self.kv_memory_bytes,
+            host_bytes=self.host_memory_bytes,
+            copy_bytes_per_s=self.copy_bytes_per_s,
+        )
+
+    @property
+    def overrides(self) -> PlanOverrides:
+        """What `plan` says. Raises `SettingsError`."""
+        try:
+            return PlanOverrides.parse(self.plan)
+        except ValueError as error:
+            raise SettingsError(f"plan: {error}") from error
 
     @property
     def profile(self) -> RingProfile | None:
@@ -99,8 +134,9 @@ def _from_file(file: Path) -> dict[str, Any]:
         values = tomllib.loads(file.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: {error}") from error
-    if "memory" in values:
-        values["memory_bytes"] = parse_bytes(str(values.pop("memory")), f"{file}: memory")
+    for key, setting in AMOUNTS.items():
+        if key in values:
+            values[setting] = parse_bytes(str(values.pop(key)), f"{file}: {key}")
     if isinstance(paths := values.get("model_paths"), list) and all(type(path) is str for path in paths):
         values["model_paths"] = tuple(paths)
     for key in ("join_token_file", "stage_profile"):
@@ -118,6 +154,10 @@ def _from_file(file: Path) -> dict[str, Any]:
 def _check(settings: NodeSettings) -> None:
     for key, least, most in (
         ("memory_bytes", 0, _MOST_BYTES),
+        ("kv_memory_bytes", 0, _MOST_BYTES),
+        ("host_memory_bytes", 0, _MOST_BYTES),
+        ("copy_bytes_per_s", 0, _MOST_BYTES),
+        ("page_tokens", 1, 1024),
         ("threads", 0, 4096),
         ("max_rows", 16, 4096),
         ("token_budget", 16, 4096),
@@ -145,4 +185,4 @@ def _check(settings: NodeSettings) -> None:
     except AddressInvalid as error:
         raise SettingsError(f"http: {error}") from error
     read_join_token(settings.join_token_file)
-    _ = settings.profile
+    _ = settings.profile, settings.overrides

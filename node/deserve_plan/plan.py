@@ -1,10 +1,10 @@
-"""What the planner decides, and what it expects of it. Pure."""
+"""What the planner decides, what it expects of it, and what a person may decide in its place. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
-__all__ = ["Prediction", "RingPlan"]
+__all__ = ["PlanOverrides", "Prediction", "RingPlan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +41,67 @@ class RingPlan:
     coalesce: int = 1
     codec: str = "raw"
     predicted: Prediction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOverrides:
+    """Parts of a plan that are set by hand; None leaves one to the planner. A ring that has any does not plan anew."""
+
+    microbatches: int | None = None
+    rows: int | None = None
+    """Per microbatch."""
+    swap_pages: int | None = None
+    """On every stage."""
+    step_budget_ms: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> PlanOverrides:
+        """Read "microbatches=20,rows=75,swap_pages=2500,step_budget_ms=150", any of them; "" is none.
+
+        Raises `ValueError` naming the part that cannot be used.
+        """
+        found: dict[str, float] = {}
+        for part in filter(None, text.replace(" ", "").split(",")):
+            key, _, value = part.partition("=")
+            if key not in (field.name for field in fields(cls)):
+                names = ", ".join(field.name for field in fields(cls))
+                raise ValueError(f"{part!r} is not KEY=VALUE with one of the keys {names}")
+            if key in found:
+                raise ValueError(f"{key} is set twice")
+            found[key] = _amount(key, value)
+        return cls(**found)  # type: ignore[arg-type]
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, field.name) is not None for field in fields(self))
+
+    def applied_to(self, plan: RingPlan) -> RingPlan:
+        """`plan` with what is set here. The prediction, which was for the planner's own, is dropped."""
+        if not self:
+            return plan
+        return replace(
+            plan,
+            microbatches=_or(self.microbatches, plan.microbatches),
+            rows_per_microbatch=_or(self.rows, plan.rows_per_microbatch),
+            swap_pages=plan.swap_pages if self.swap_pages is None else (self.swap_pages,) * len(plan.swap_pages),
+            step_budget_s=plan.step_budget_s if self.step_budget_ms is None else self.step_budget_ms / 1e3,
+            predicted=None,
+        )
+
+
+def _amount(key: str, value: str) -> float:
+    """A whole number of at least 1 (pages: 0), or for a time any number above 0."""
+    try:
+        amount = float(value) if key == "step_budget_ms" else int(value)
+    except ValueError:
+        raise ValueError(f"{key}: {value!r} is no number") from None
+    least = 0 if key == "swap_pages" else 1
+    if key == "step_budget_ms":
+        if not 0 < amount < 1e9:
+            raise ValueError(f"{key}: must be above 0, not {value}")
+    elif not least <= amount < 1 << 40:
+        raise ValueError(f"{key}: must be at least {least}, not {value}")
+    return amount
+
+
+def _or(own: int | None, planned: int) -> int:
+    return planned if own is None else own

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from deserve_node.kv_limits import KvLimits
 from deserve_node.settings import SettingsError, load_settings, parse_bytes, read_join_token
+from deserve_plan.plan import PlanOverrides
 
 COORDINATOR = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWXyz"
 
@@ -67,6 +69,9 @@ def test_every_bad_value_names_its_key(key, value, tmp_path):
         ('data = "/tmp"', "data"),
         ('memory = "a lot"', "memory"),
         ("memory = -3", "memory"),
+        ('host_memory = "much"', "host_memory"),
+        ('copy_rate = "fast"', "copy_rate"),
+        ("kv_memory_bytes = true", "kv_memory_bytes"),
         ('threads = "2"', "threads"),
         ("threads = true", "threads"),
         ("name = 5", "name"),
@@ -93,6 +98,10 @@ def test_flags_win_over_the_file_which_wins_over_defaults(tmp_path):
     coordinator = "{COORDINATOR}-of-file"
     name = "of-file"
     memory = "64MiB"
+    host_memory = "1GiB"
+    copy_rate = "12GB"
+    page_tokens = 8
+    plan = "rows=75"
     threads = 3
     model_paths = ["demo=/models/demo"]
     """
@@ -100,6 +109,8 @@ def test_flags_win_over_the_file_which_wins_over_defaults(tmp_path):
     assert settings.coordinator == f"{COORDINATOR}-of-file"
     assert settings.name == "of-flag"
     assert settings.memory_bytes == 64 << 20
+    assert settings.kv_limits == KvLimits(8, host_bytes=1 << 30, copy_bytes_per_s=12_000_000_000)
+    assert settings.overrides == PlanOverrides(rows=75)
     assert settings.threads == 3
     assert settings.model_paths == ("demo=/models/demo",)
     assert settings.http == "127.0.0.1:0"

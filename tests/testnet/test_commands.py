@@ -50,3 +50,18 @@ def test_a_ring_of_more_nodes_than_layers_is_refused_before_anything_starts(tiny
         assert "--nodes" in done.stderr
         assert "8 layers" in done.stderr
     assert not list((tmp_path / "kept").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--plan", "rows=0"], "--plan: rows: must be at least 1"),
+        (["--host-memory", "much"], "--host-memory: 'much'"),
+        (["--copy-rate", "fast"], "--copy-rate: 'fast'"),
+        (["--stage-profile", "none"], "--stage-profile: 'none' is neither a file"),
+    ],
+)
+def test_what_nodes_would_refuse_is_refused_before_anything_starts(flags: list[str], said: str) -> None:
+    done = CliRunner().invoke(commands.testnet, ["up", *flags])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr

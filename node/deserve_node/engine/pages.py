@@ -10,11 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deserve_node.errors import NodeError
+from deserve_node.kv_limits import DEFAULT_PAGE_TOKENS
 
 __all__ = ["DEFAULT_PAGE_TOKENS", "OutOfPagesError", "PagePool", "PoolShape", "first_visible", "live_pages"]
-
-DEFAULT_PAGE_TOKENS = 16
-"""Tokens a page holds. Long enough for whole vector loads, short enough that the last page wastes little."""
 
 
 class OutOfPagesError(NodeError):
