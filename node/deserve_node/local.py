@@ -21,6 +21,8 @@ from deserve_node.ring.head import Head
 from deserve_node.ring.kv_budget import KvBudget
 from deserve_node.ring.scheduler import Scheduler
 from deserve_node.shard.loading import load_shard
+from deserve_plan.cost import StageCost
+from deserve_plan.plan import RingPlan
 from deserve_text.tokenizer import TextModel
 
 __all__ = ["LocalRing"]
@@ -34,7 +36,7 @@ class _Results:
         self._expected = expected
         self.complete = asyncio.Event()
 
-    def want_rows(self, rows: int) -> None:
+    def want_rows(self, rows: int, codec: str) -> None:
         """All rows were given at once; there are no more."""
 
     def rows_done(self, results: Sequence[RowResult]) -> None:
@@ -82,10 +84,12 @@ class LocalRing:
     ) -> list[RowResult]:
         desk = _Results(len(rows))
         scheduler = Scheduler(
-            KvBudget(self.engine.cache.shapes),
-            microbatches=lambda count: min(self._microbatches, max(1, count)),
+            KvBudget([self.engine.cache.shapes]),
+            self._plan_for(self._max_rows),
+            [StageCost(0.0, 1.0)],
+            plan_for=self._plan_for,
             max_rows=self._max_rows,
-            token_budget=self._token_budget,
+            max_tokens=self._token_budget,
         )
         head = Head(
             "local",
@@ -95,7 +99,6 @@ class LocalRing:
             text=self.text,
             desk=desk,
             links=None,
-            target_rows=self._max_rows,
         )
         leased = [
             LeasedRow(number, endpoint, json.dumps(body).encode(), seed + number, _log(generated.get(number, ())))
@@ -114,6 +117,11 @@ class LocalRing:
         # Sequences of the next call count from zero again: nothing of this one may be left.
         self.engine.release(list(range(scheduler.sequences)))
         return [desk.results[number] for number in range(len(rows))]
+
+    def _plan_for(self, rows: int) -> RingPlan:
+        """Nothing waits for a ring of one, so its steps are bounded in tokens: at a second each, as costs are here."""
+        microbatches = min(self._microbatches, max(1, rows))
+        return RingPlan(microbatches, -(-rows // microbatches), float(self._token_budget), (0,))
 
     def close(self) -> None:
         self.compute.close()

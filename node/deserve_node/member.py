@@ -7,6 +7,7 @@ messages in and out.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import time
@@ -43,12 +44,13 @@ from deserve_node.outbox import Outbox, returned_in_parts
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import Head, HeadLinks
 from deserve_node.ring.kv_budget import KvBudget
-from deserve_node.ring.microbatches import RingTiming, microbatches_for
 from deserve_node.ring.neighbours import LINK_DEADLINE_S, Neighbours, first_cause
+from deserve_node.ring.planning import RingTiming, plan_for
 from deserve_node.ring.scheduler import Scheduler
 from deserve_node.ring.stage import Stage, Tail
 from deserve_node.timed.profile import RingProfile
 from deserve_node.timed.stage import timed_stage
+from deserve_plan.cost import StageCost
 from deserve_plan.plan import PlanOverrides
 from deserve_text.tokenizer import TextModel
 
@@ -173,16 +175,19 @@ class RingMember:
         if self._compute is None or self._text is None or self._head is not None:
             raise AssignmentError("Begin for a stage that is no head, is not ready, or has begun")
         pools = [
-            PoolShape(pool.window, pool.chunk, pool.pages, pool.host_pages, ready.page_tokens)
+            [PoolShape(pool.window, pool.chunk, pool.pages, pool.host_pages, ready.page_tokens) for pool in ready.pools]
             for ready in begin.ready
-            for pool in ready.pools
         ]
-        timing = RingTiming.measured(begin.ready)
+        timing, most_rows = RingTiming.measured(begin.ready), self._lending.max_rows
+        budget = self._lending.token_budget
         scheduler = Scheduler(
             KvBudget(pools),
-            microbatches=lambda rows: microbatches_for(timing, rows),
-            max_rows=self._lending.max_rows,
-            token_budget=self._lending.token_budget,
+            plan_for(timing, most_rows, budget),
+            [StageCost(*dataclasses.astuple(ready.cost)) for ready in begin.ready],
+            plan_for=lambda rows: plan_for(timing, rows, budget),
+            max_rows=most_rows,
+            max_tokens=budget,
+            latency_s=sum(ready.link.latency_s for ready in begin.ready),
         )
         links = None
         if self._neighbours.next is not None and self._neighbours.token is not None:
@@ -195,8 +200,6 @@ class RingMember:
             text=self._text,
             desk=self.outbox,
             links=links,
-            # One refill beyond what runs: a row that ends is replaced without a round trip to the coordinator.
-            target_rows=self._lending.max_rows * 5 // 4,
         )
         self._began_s = time.monotonic()
         self._began.set()

@@ -15,14 +15,16 @@ from typing import Protocol
 
 import torch
 
-from deserve_network.control_messages import Lease, LeasedRow, RowLog, RowResult
+from deserve_network.control_messages import MAX_LEASE_ROWS, Lease, LeasedRow, RowLog, RowResult
 from deserve_network.link import Link
-from deserve_network.ring_messages import Sampled, SampledToken, Segment, Step
+from deserve_network.ring_messages import Sampled, SampledToken, Step, Tune
 from deserve_node.errors import NodeError
 from deserve_node.ring.compute import Compute, Computed, StepWork
 from deserve_node.ring.payload import pack_payload
 from deserve_node.ring.rows import HeadRow, error_result, open_row
-from deserve_node.ring.scheduler import Row, Scheduler, StepPlan
+from deserve_node.ring.scheduler import Scheduler
+from deserve_node.ring.step_plan import Row, StepPlan
+from deserve_plan.plan import RingPlan
 from deserve_text.errors import RequestError
 from deserve_text.tokenizer import TextModel
 
@@ -38,8 +40,9 @@ class RingProtocolError(NodeError):
 class Desk(Protocol):
     """Where rows come from and results go: the coordinator, or a test."""
 
-    def want_rows(self, rows: int) -> None:
-        """The ring has room for `rows` more. Called again only after `Head.add` was."""
+    def want_rows(self, rows: int, codec: str) -> None:
+        """The ring has room for `rows` more, and would pack those of a new job with `codec`. Called again only after
+        `Head.add` was."""
 
     def rows_done(self, results: Sequence[RowResult]) -> None:
         """Finished rows; the desk keeps them until they are stored."""
@@ -66,7 +69,6 @@ class Head:
         text: TextModel,
         desk: Desk,
         links: HeadLinks | None,
-        target_rows: int,
     ) -> None:
         self._ring = ring
         self._epoch = epoch
@@ -75,7 +77,6 @@ class Head:
         self._text = text
         self._desk = desk
         self._links = links
-        self._target_rows = target_rows
         self._rows: dict[int, HeadRow] = {}
         self._wake = asyncio.Event()
         self._asked = False
@@ -124,7 +125,7 @@ class Head:
         for key in rows:
             row = self._rows.pop(key, None)
             if row is not None:
-                self._scheduler.finish(row.row)
+                self._scheduler.cancel(row.row)
         self._wake.set()
 
     def give_back(self, rows: int) -> list[RowLog]:
@@ -166,11 +167,15 @@ class Head:
             await submitted.put((plan, self._compute.submit(work)))
 
     def _ask(self) -> None:
-        room = self._target_rows - len(self._rows)
+        if self._asked:
+            return
+        # One refill beyond what runs: a row that ends is replaced without a round trip to the coordinator.
+        target = self._scheduler.planned_rows * 5 // 4
+        room = target - len(self._rows)
         # Asking for a handful at a time would cost a round trip to the coordinator per row.
-        if not self._asked and room >= max(1, self._target_rows // 8):
+        if room >= max(1, target // 8):
             self._asked = True
-            self._desk.want_rows(room)
+            self._desk.want_rows(min(room, MAX_LEASE_ROWS), self._scheduler.plan.codec)
 
     async def _announce(self, plan: StepPlan) -> None:
         """Tell the tail of the rows that are new to it."""
@@ -191,6 +196,8 @@ class Head:
                 answer = (output.drawn, output.scored, output.failed, timings)
                 self._take(Sampled(self._ring, self._epoch, plan.step, plan.microbatch, *answer))
                 continue
+            if plan.tune is not None:
+                await self._links.next.send(_tune(self._ring, self._epoch, plan.tune))
             assert output.hidden is not None
             tokens, hidden = output.hidden.shape
             step = Step(
@@ -200,7 +207,7 @@ class Head:
                 plan.microbatch,
                 plan.released,
                 plan.chunks,
-                (Segment("raw", tokens),),
+                plan.segments,
                 str(output.hidden.dtype).removeprefix("torch."),
                 tokens,
                 hidden,
@@ -219,20 +226,17 @@ class Head:
             self._take(sampled)
 
     def _take(self, sampled: Sampled) -> None:
-        by_sequence: dict[int, SampledToken] = {token.sequence: token for token in sampled.drawn}
         owners = {row.row.sequence: row for row in self._rows.values()} if sampled.scored or sampled.failed else {}
         for token in sampled.scored:
             if (owner := owners.get(token.sequence)) is not None:
                 owner.scored[token.position] = token
         try:
-            grown = self._scheduler.complete(
-                sampled.step, sampled.microbatch, [(token.sequence, token.token) for token in sampled.drawn]
-            )
-        except (ValueError, IndexError) as error:
+            grown = self._scheduler.complete(sampled.step, sampled.microbatch, sampled.drawn)
+        except ValueError as error:
             raise RingProtocolError(str(error)) from error
         results = [self._give_up(owners[f.sequence], f.reason) for f in sampled.failed if f.sequence in owners]
-        for row, _ in grown:
-            finished = self._grow(row, by_sequence[row.sequence])
+        for row, token in grown:
+            finished = self._grow(row, token)
             if finished is not None:
                 results.append(finished)
         if results:
@@ -241,7 +245,7 @@ class Head:
 
     def _give_up(self, head_row: HeadRow, reason: str) -> RowResult:
         del self._rows[head_row.row.key]
-        self._scheduler.finish(head_row.row)
+        self._scheduler.cancel(head_row.row)
         error = RequestError("", f"the model cannot go on: {reason}", "model_error", status=500)
         return error_result(head_row.leased, head_row.lease, head_row.fence, error)
 
@@ -255,6 +259,10 @@ class Head:
         del self._rows[row.key]
         self._scheduler.finish(row)
         return head_row.result(int(time.time()))
+
+
+def _tune(ring: str, epoch: int, plan: RingPlan) -> Tune:
+    return Tune(ring, epoch, plan.microbatches, plan.swap_pages, plan.prefetch_depth, plan.coalesce)
 
 
 def _open_or_error(leased: LeasedRow, lease: Lease, text: TextModel) -> HeadRow | RowResult:

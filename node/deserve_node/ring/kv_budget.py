@@ -1,87 +1,203 @@
 """The head's account of KV pages on every stage of its ring. Pure.
 
 Pools of equal window, chunk and page size on different stages hold the same pages of the same sequences, so one account
-per kind against the smallest such pool covers all stages. The head books a step's pages when it schedules the step;
-stages see the steps in the same order, so no stage is ever asked for a page that it does not have. A prompt's pages are
-reserved when its row is admitted: rows half way through their prompts cannot starve one another.
+per kind against the smallest such pool covers all stages. The head books a page when it schedules the step that writes
+into it; stages see the steps in the same order, so no stage is ever asked for a page that it does not have. A prompt's
+pages are reserved when its row is admitted: rows half way through their prompts cannot starve one another.
+
+Where the plan swaps, all pages of a microbatch are on the device while it computes, so each microbatch has its own
+bound beside the ring's: with `M_G` pages swapped of each of `N_B` microbatches and `M_KV` pages on the device,
+(M_KV - 2 M_G) / N_B + M_G (DeServe, section 4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections import defaultdict
+from collections.abc import Sequence
 
-from deserve_node.engine.pages import DEFAULT_PAGE_TOKENS, PoolShape, live_pages
+import numpy as np
+
+from deserve_node.engine.pages import PoolShape, live_pages
+from deserve_node.ring.forecast import PageForecast
+from deserve_plan.plan import RingPlan
 
 __all__ = ["KvBudget"]
 
 _Kind = tuple[int, int, int]
 """Window, chunk, tokens a page."""
+RESERVE = 32
+"""One page in so many is kept from admission: expectations are met on average only."""
 
 
 class KvBudget:
-    """Pages booked per kind of pool. `shapes` are the pools of all stages."""
+    """Pages booked per kind of pool. `stages` are the pools of every stage."""
 
-    def __init__(self, shapes: Iterable[PoolShape]) -> None:
-        self._limits: dict[_Kind, int] = {}
-        for shape in shapes:
-            kind = (shape.window, shape.chunk, shape.page_tokens)
-            self._limits[kind] = min(self._limits.get(kind, shape.capacity), shape.capacity)
-        self._used = dict.fromkeys(self._limits, 0)
-        self._booked: dict[int, dict[_Kind, int]] = {}
-        self._reserved: dict[int, dict[_Kind, int]] = {}
-
-    @property
-    def page_tokens(self) -> int:
-        """Of the largest pages."""
-        return max((kind[2] for kind in self._limits), default=DEFAULT_PAGE_TOKENS)
+    def __init__(self, stages: Sequence[Sequence[PoolShape]]) -> None:
+        self._stages = stages
+        self._kinds: list[_Kind] = sorted({_kind(pool) for pools in stages for pool in pools})
+        self.page_tokens = math.gcd(*(kind[2] for kind in self._kinds)) or 1
+        """Decodes cross a border between pages at multiples of this only."""
+        self._limits, self._shares = self._bounds(None)
+        self._used = [0] * len(self._kinds)
+        self._booked: dict[int, list[int]] = {}
+        self._microbatch: dict[int, int] = {}
+        self._microbatch_used: defaultdict[int, list[int]] = defaultdict(lambda: [0] * len(self._kinds))
+        self._forecast = PageForecast(len(self._kinds), self.page_tokens)
 
     @property
     def pages(self) -> int:
-        return sum(self._limits.values())
+        return sum(self._limits)
 
     @property
     def used(self) -> int:
-        return sum(self._used.values())
+        return sum(self._used)
+
+    @property
+    def swaps(self) -> bool:
+        """Whether microbatches have bounds of their own."""
+        return self._shares is not None
+
+    def holds(self, plan: RingPlan) -> bool:
+        """Whether what is booked fits the memory as `plan` divides it."""
+        return _within(self._used, self._bounds(plan)[0])
+
+    def follow(self, plan: RingPlan) -> None:
+        """Divide the memory as `plan` says. The caller sees to it that `holds` is true before the next step."""
+        self._limits, self._shares = self._bounds(plan)
 
     def can_ever_hold(self, tokens: int, chunk_tokens: int) -> bool:
         """Whether a row of `tokens` in all fits an empty ring, fed in chunks of at most `chunk_tokens`."""
-        return all(pages <= self._limits[kind] for kind, pages in self._row_pages(tokens, chunk_tokens).items())
+        need = self._reservation(tokens, chunk_tokens)
+        return _within(need, self._limits) and (self._shares is None or _within(need, self._shares))
 
-    def fits_row(self, tokens: int, chunk_tokens: int) -> bool:
-        """Whether a new row of `tokens` fits beside what is booked."""
-        need = self._row_pages(tokens, chunk_tokens)
-        return all(self._used[kind] + pages <= self._limits[kind] for kind, pages in need.items())
+    def fits_row(self, tokens: int, chunk_tokens: int, remaining: int) -> bool:
+        """Whether a new row of `tokens`, expected to grow by `remaining`, fits now and at any time to come."""
+        need = self._reservation(tokens + 1, chunk_tokens)
+        if any(u + n > limit for u, n, limit in zip(self._used, need, self._limits, strict=True)):
+            return False
+        peak = self._forecast.peak_with(self._pages_at(self._forecast.lengths(tokens, remaining)))
+        return all(int(p) <= limit - limit // RESERVE for p, limit in zip(peak, self._limits, strict=True))
 
-    def reserve(self, sequence: int, tokens: int, chunk_tokens: int) -> None:
-        """Hold a prompt's pages until its chunks have booked them."""
-        self._reserved[sequence] = self._row_pages(tokens, chunk_tokens)
-        self._hold(sequence, self._reserved[sequence])
+    def reserve(self, sequence: int, tokens: int, chunk_tokens: int, remaining: int) -> None:
+        """Hold a prompt's pages until the row decodes, and expect it to grow by `remaining` tokens."""
+        self._hold(sequence, self._reservation(tokens, chunk_tokens))
+        self._forecast.expect(sequence, self._pages_at(self._forecast.lengths(tokens, remaining)))
 
-    def fits(self, start: int, count: int, sequence: int) -> bool:
-        """Whether the step of `sequence` over [start, start + count) fits beside what others have booked."""
-        booked = self._booked.get(sequence, {})
-        need = self._step_pages(sequence, start, count)
-        return all(self._used[kind] - booked.get(kind, 0) + pages <= self._limits[kind] for kind, pages in need.items())
+    def fits(self, sequence: int, position: int) -> bool:
+        """Whether the decode of `position` fits beside what others have booked."""
+        booked = self._booked[sequence]
+        need = self._live(position)
+        return all(
+            used - had + pages <= limit
+            for used, had, pages, limit in zip(self._used, booked, need, self._limits, strict=True)
+        )
 
-    def book(self, sequence: int, start: int, count: int) -> None:
-        """Book the pages of a step; the caller has asked `fits`."""
-        self._hold(sequence, self._step_pages(sequence, start, count))
+    def book(self, sequence: int, position: int, remaining: int) -> int:
+        """Book the pages of decodes from `position` on; the caller has asked `fits`. Returns the position that needs
+        the next booking."""
+        live = self._live(position)
+        self._hold(sequence, live)
+        if self._forecast.outdated(sequence, live):
+            self._forecast.expect(sequence, self._pages_at(self._forecast.lengths(position + 1, remaining)))
+        return (position // self.page_tokens + 1) * self.page_tokens
 
     def release(self, sequence: int) -> None:
-        self._reserved.pop(sequence, None)
-        for kind, pages in self._booked.pop(sequence, {}).items():
+        self.leave(sequence)
+        self._forecast.forget(sequence)
+        for kind, pages in enumerate(self._booked.pop(sequence)):
             self._used[kind] -= pages
 
-    def _hold(self, sequence: int, pages: dict[_Kind, int]) -> None:
-        booked = self._booked.setdefault(sequence, dict.fromkeys(self._limits, 0))
-        for kind, count in pages.items():
-            self._used[kind] += count - booked[kind]
-            booked[kind] = count
+    def advance(self, turns: float) -> None:
+        """On average each decoding row has had `turns` tokens more."""
+        self._forecast.advance(turns)
 
-    def _step_pages(self, sequence: int, start: int, count: int) -> dict[_Kind, int]:
-        floor = self._reserved.get(sequence, {})
-        return {kind: max(floor.get(kind, 0), len(live_pages(start, count, *kind))) for kind in self._limits}
+    def join(self, sequence: int, microbatch: int) -> None:
+        """The row's pages count towards those of `microbatch` from now on."""
+        self.leave(sequence)
+        self._microbatch[sequence] = microbatch
+        _add(self._microbatch_used[microbatch], self._booked[sequence], 1)
 
-    def _row_pages(self, tokens: int, chunk_tokens: int) -> dict[_Kind, int]:
-        last = max(0, tokens - chunk_tokens)
-        return {kind: len(live_pages(last, max(1, tokens - last), *kind)) for kind in self._limits}
+    def leave(self, sequence: int) -> None:
+        """The row is in no microbatch any more; one that was in none is no error."""
+        if (microbatch := self._microbatch.pop(sequence, None)) is not None:
+            _add(self._microbatch_used[microbatch], self._booked[sequence], -1)
+
+    def overfull(self, microbatch: int) -> bool:
+        """Whether the rows of `microbatch` hold more than its share of the device."""
+        return self._shares is not None and not _within(self._microbatch_used[microbatch], self._shares)
+
+    def has_room(self, microbatch: int, sequence: int, beside: Sequence[int] = ()) -> bool:
+        """Whether the pages of `sequence`, and of the sequences `beside` it, fit the share of `microbatch` too."""
+        if self._shares is None:
+            return True
+        total = list(self._microbatch_used[microbatch])
+        for one in (sequence, *beside):
+            _add(total, self._booked[one], 1)
+        return _within(total, self._shares)
+
+    def _bounds(self, plan: RingPlan | None) -> tuple[list[int], list[int] | None]:
+        """Pages in all and of one microbatch, per kind; None where no stage swaps."""
+        limits = [1 << 62] * len(self._kinds)
+        shares = [1 << 62] * len(self._kinds)
+        swap_pages = plan.swap_pages if plan is not None else ()
+        microbatches = plan.microbatches if plan is not None else 1
+        for stage, pools in enumerate(self._stages):
+            swapped = swap_pages[stage] if stage < len(swap_pages) else 0
+            device = sum(pool.pages for pool in pools)
+            for pool in pools:
+                kind = self._kinds.index(_kind(pool))
+                # Pools of several kinds swap in proportion to their size.
+                part = min(swapped * pool.pages // max(1, device), pool.pages // 2, pool.host_pages // microbatches)
+                resident = pool.pages - 2 * part
+                limits[kind] = min(limits[kind], resident + microbatches * part if part else pool.pages)
+                if part:
+                    shares[kind] = min(shares[kind], resident // microbatches + part)
+        return limits, shares if min(shares, default=1 << 62) < 1 << 62 else None
+
+    def _hold(self, sequence: int, pages: list[int]) -> None:
+        booked = self._booked.get(sequence)
+        microbatch = self._microbatch.get(sequence)
+        for kind, count in enumerate(pages):
+            more = count - (booked[kind] if booked is not None else 0)
+            self._used[kind] += more
+            if microbatch is not None:
+                self._microbatch_used[microbatch][kind] += more
+        self._booked[sequence] = pages
+
+    def _live(self, position: int) -> list[int]:
+        return [len(live_pages(position, 1, *kind)) for kind in self._kinds]
+
+    def _reservation(self, tokens: int, chunk_tokens: int) -> list[int]:
+        """Pages that a prompt of `tokens` may hold while it comes in chunks, however those are cut."""
+        pages = []
+        for window, chunk, size in self._kinds:
+            whole, reach = -(-tokens // size), window or chunk
+            pages.append(min(whole, _most_pages(reach + min(tokens, chunk_tokens) - 1, size)) if reach else whole)
+        return pages
+
+    def _pages_at(self, lengths: np.ndarray) -> np.ndarray:
+        """Pages of a decoding row at each length, int64 [kinds, lengths]."""
+        pages = []
+        for window, chunk, size in self._kinds:
+            whole, reach = -(-lengths // size), window or chunk
+            pages.append(np.minimum(whole, _most_pages(reach, size)) if reach else whole)
+        return np.stack(pages)
+
+
+def _kind(pool: PoolShape) -> _Kind:
+    return pool.window, pool.chunk, pool.page_tokens
+
+
+def _most_pages(tokens: int, page_tokens: int) -> int:
+    """Pages that `tokens` consecutive positions touch at most."""
+    return (tokens + page_tokens - 2) // page_tokens + 1
+
+
+def _within(pages: Sequence[int], limits: Sequence[int]) -> bool:
+    return all(count <= limit for count, limit in zip(pages, limits, strict=True))
+
+
+def _add(pages: list[int], more: Sequence[int], sign: int) -> None:
+    for kind, count in enumerate(more):
+        pages[kind] += sign * count

@@ -1,79 +1,117 @@
-"""How many microbatches a ring needs. Pure.
+"""The microbatches of a ring: which rows decode together, which of the groups is under way, whose turn is next. Pure.
 
-A ring with N_B microbatches gives one token to each of its rows every
-
-    period(N_B) = max(N_B * max_i T_i, N_B * sum_i T_i / E, sum_i T_i + sum_i L_i)
-    T_i = a_i + b_i * padded(rows / N_B)
-
-where L_i is the one-way latency of hop i and E how many stages can compute at the same instant (fewer than there are
-where stages share a machine's cores). More microbatches hide latency, fewer make larger and so cheaper ones; the best
-number is where the terms meet. DeServe section 3 gives the case of equal stages on machines of their own.
+Stages key KV by sequence, so a row moves between microbatches by being listed elsewhere, at any time at which no token
+of it is under way. Prompts belong to no microbatch: their chunks ride with whatever step is next.
 """
 
 from __future__ import annotations
 
-import functools
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from deserve_network.control_messages import StageReady
-from deserve_node.engine.batch import padded
+from deserve_node.ring.step_plan import Row
 
-__all__ = ["RingTiming", "microbatches_for"]
-
-MOST = 64
-LATENCY_SLACK = 1.25
-"""Hops are planned this much longer than measured, so that jitter finds a microbatch waiting rather than a bubble."""
-FRAME_S = 0.004
-"""Processor time that a stage spends on a step: encryption, thread changes, wake-ups (measured on loopback)."""
+__all__ = ["Microbatch", "Microbatches"]
 
 
-@dataclass(frozen=True, slots=True)
-class RingTiming:
-    """What a ring measured: seconds of a stage per step (`fixed_s`) and per row in it (`row_s`), of a hop one way.
+@dataclass(slots=True)
+class Microbatch:
+    """Rows that decode together. `step` is the one under way, `prompts` the rows (as sequences) whose chunks ride in
+    it."""
 
-    `parallel` is E, how many stages can compute at once.
-    """
-
-    fixed_s: tuple[float, ...]
-    row_s: tuple[float, ...]
-    hop_s: tuple[float, ...]
-    parallel: float
-
-    @classmethod
-    def measured(cls, stages: Sequence[StageReady]) -> RingTiming:
-        row_s = tuple(s.cost.token_s + s.cost.wanted_s for s in stages)
-        frame_s = FRAME_S if len(stages) > 1 else 0.0
-        fixed_s = tuple(s.cost.fixed_s + frame_s for s in stages)
-        hop_s = tuple(s.link.latency_s * LATENCY_SLACK for s in stages)
-        machines: dict[str, list[StageReady]] = defaultdict(list)
-        for stage in stages:
-            machines[stage.machine].append(stage)
-        parallel = sum(
-            min(len(members), members[0].cores / max(1, members[0].threads)) for members in machines.values()
-        )
-        return cls(fixed_s, row_s, hop_s, max(1.0, parallel))
-
-    def period_s(self, rows: int, microbatches: int) -> float:
-        """Seconds between two tokens of a row, decoding only."""
-        size = padded(-(-rows // microbatches))
-        times = [fixed + size * row for fixed, row in zip(self.fixed_s, self.row_s, strict=True)]
-        return max(
-            microbatches * max(times),
-            microbatches * sum(times) / self.parallel,
-            sum(times) + sum(self.hop_s),
-        )
+    rows: dict[int, Row] = field(default_factory=dict)
+    step: int | None = None
+    prompts: list[tuple[Row, int]] = field(default_factory=list)
 
 
-@functools.lru_cache(maxsize=8192)
-def microbatches_for(timing: RingTiming, rows: int) -> int:
-    """The number of microbatches with the shortest period for `rows` rows; the smaller of two within 2 %."""
-    if len(timing.fixed_s) == 1 or rows <= 1:
-        return 1
-    best, best_s = 1, timing.period_s(rows, 1)
-    for count in range(2, min(MOST, rows) + 1):
-        period = timing.period_s(rows, count)
-        if period < best_s * 0.98:
-            best, best_s = count, period
-    return best
+class Microbatches:
+    """The first `count` microbatches carry rows. Further ones exist while steps of prompts alone use them, and until
+    rows of an earlier plan have left them."""
+
+    def __init__(self) -> None:
+        self._all: list[Microbatch] = [Microbatch()]
+        self._idle: deque[int] = deque([0])
+        """In the order in which they came back."""
+        self.count = 1
+        self.rows = 0
+
+    def __getitem__(self, index: int) -> Microbatch:
+        return self._all[index]
+
+    @property
+    def under_way(self) -> int:
+        return len(self._all) - len(self._idle)
+
+    @property
+    def occupied(self) -> int:
+        """Microbatches that hold rows."""
+        return sum(bool(one.rows) for one in self._all)
+
+    @property
+    def largest(self) -> int:
+        return max(len(one.rows) for one in self._all)
+
+    def resize(self, count: int) -> None:
+        """`count` microbatches from now on; rows of surplus ones leave them when their step is back."""
+        self.count = count
+        self._grow(count)
+
+    def idle(self) -> list[int]:
+        """Those without a step under way, the one that has been back the longest first."""
+        return list(self._idle)
+
+    def spare(self) -> int:
+        """One without rows and step, for prompts alone."""
+        for index in self._idle:
+            if not self._all[index].rows:
+                return index
+        self._grow(len(self._all) + 1)
+        return len(self._all) - 1
+
+    def start(self, index: int, step: int, prompts: list[tuple[Row, int]]) -> None:
+        self._idle.remove(index)
+        self._all[index].step = step
+        self._all[index].prompts = prompts
+
+    def returned(self, index: int, step: int) -> Microbatch:
+        """The step is back. Raises `ValueError` where it is not under way in that microbatch."""
+        if not 0 <= index < len(self._all) or self._all[index].step != step:
+            raise ValueError(f"step {step} is not under way in microbatch {index}")
+        self._all[index].step = None
+        self._idle.append(index)
+        return self._all[index]
+
+    def join(self, row: Row, has_room: Callable[[int], bool] | None = None) -> int:
+        """Put a row that decodes into the smallest microbatch, of those with room where there are any."""
+        planned = range(self.count)
+        roomy = planned if has_room is None else [index for index in planned if has_room(index)] or planned
+        row.microbatch = min(roomy, key=lambda index: len(self._all[index].rows))
+        self._all[row.microbatch].rows[row.sequence] = row
+        self.rows += 1
+        return row.microbatch
+
+    def leave(self, row: Row) -> None:
+        """Take a row out of its microbatch."""
+        del self._all[row.microbatch].rows[row.sequence]
+        row.microbatch = -1
+        self.rows -= 1
+
+    def unplanned(self) -> list[Row]:
+        """Rows of idle microbatches that the plan no longer has."""
+        return [row for index in self._idle if index >= self.count for row in self._all[index].rows.values()]
+
+    def surplus(self, index: int) -> list[Row]:
+        """Rows that an idle microbatch has beyond an even share, the last that joined."""
+        rows = self._all[index].rows
+        share = -(-self.rows // self.count)
+        beyond = len(rows) - share
+        # A difference of one is even enough: moving costs the row up to one turn.
+        if beyond <= 0 or min(len(one.rows) for one in self._all[: self.count]) >= len(rows) - 1:
+            return []
+        return list(rows.values())[share:]
+
+    def _grow(self, count: int) -> None:
+        while len(self._all) < count:
+            self._idle.append(len(self._all))
+            self._all.append(Microbatch())

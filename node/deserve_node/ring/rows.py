@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from deserve_network.control_messages import Lease, LeasedRow, RowLog, RowResult
 from deserve_network.ring_messages import Admit, SampledToken, Sampling, TokenBias
-from deserve_node.ring.scheduler import Row
+from deserve_node.ring.step_plan import Row
 from deserve_text.error_body import error_body
 from deserve_text.errors import RequestError
 from deserve_text.output import OutputText
@@ -88,7 +88,13 @@ def open_row(leased: LeasedRow, lease: Lease, text: TextModel) -> HeadRow:
         fence=lease.fence,
         text=text,
         request=request,
-        row=Row(leased.row, prompt, score_prompt=request.echo and request.logprobs >= 0),
+        row=Row(
+            leased.row,
+            prompt,
+            score_prompt=request.echo and request.logprobs >= 0,
+            most_new=text.limit_of(request, len(prompt)),
+            codec=leased.codec,
+        ),
         output=OutputText(text, request, prompt),
         sampling=sampling_of(request, text, leased.seed),
     )

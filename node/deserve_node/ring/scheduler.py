@@ -1,93 +1,131 @@
 """Which rows run in which step: continuous batching over the microbatches of one ring. Pure.
 
-A microbatch has at most one step under way. A step takes every decode of its microbatch and fills what is left of the
-token budget with prompt chunks, oldest row first. KV is booked when a step is scheduled; where it runs out the
-youngest row gives up its pages and is computed again later. Sampling is keyed by position, so that costs time and
-changes no token. The scheduler touches no clock, socket or tensor.
+A microbatch has at most one step under way. A step takes every decode of its microbatch, and chunks of the oldest
+prompts as far as its time budget allows. Prompts belong to no microbatch: the next chunk of a long one enters with the
+very next step, before the last one has come back (sequence pipeline parallelism: Mnemosyne, arXiv:2409.17264); stages
+take steps in order, so chunks stay in order. When its first token is back a row joins the smallest microbatch.
+
+KV is booked when a step is scheduled; where it runs out the youngest row gives up its pages and is computed again
+later. Sampling is keyed by position, so that costs time and changes no token. The scheduler touches no clock, socket
+or tensor.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 
-from deserve_network.ring_messages import Chunk
+from deserve_network.ring_messages import Chunk, SampledToken, Segment
+from deserve_node.ring.forecast import ExpectedTokens
 from deserve_node.ring.kv_budget import KvBudget
+from deserve_node.ring.microbatches import Microbatches
+from deserve_node.ring.prompt_pace import PromptPace
+from deserve_node.ring.step_plan import Row, StepPlan
+from deserve_plan.cost import StageCost, StepLoad
+from deserve_plan.plan import RingPlan
 
-__all__ = ["Row", "Scheduler", "StepPlan"]
+__all__ = ["Scheduler"]
 
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """A row in the ring's care. `key` is the caller's; the rest below `generated` is the scheduler's."""
-
-    key: int
-    prompt: tuple[int, ...]
-    score_prompt: bool = False
-    generated: list[int] = field(default_factory=list)
-    arrival: int = -1
-    sequence: int = -1
-    computed: int = 0
-    microbatch: int = -1
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + len(self.generated)
-
-    def token_ids(self, start: int, count: int) -> list[int]:
-        """Ids at positions [start, start + count)."""
-        prompt = list(self.prompt[start : start + count])
-        first = max(0, start - len(self.prompt))
-        return prompt + self.generated[first : first + count - len(prompt)]
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """One step to run: `token_ids` are the packed inputs of stage 0, `admitted` the rows new to the tail."""
-
-    step: int
-    microbatch: int
-    released: tuple[int, ...]
-    admitted: tuple[Row, ...]
-    chunks: tuple[Chunk, ...]
-    token_ids: list[int]
-
-
-@dataclass(slots=True)
-class _Microbatch:
-    rows: dict[int, Row] = field(default_factory=dict)
-    step: int | None = None
+STEADY_SHARE = 0.9
+"""Of the planned rows: while so many decode, the ring is in its steady state."""
+FILLING_SHARE = 0.5
+AHEAD_TURNS = 2.0
+"""Turns between a row's admission and its first token: rows that will have ended by then are replaced beforehand."""
+LEAST_BUDGET_S = 1e-6
 
 
 class Scheduler:
-    """Rows wait in order of arrival, run in `microbatches(rows)` microbatches, and leave by `finish`.
+    """Rows wait in order of arrival, run as the plan says, and leave by `finish`.
 
-    `microbatches` maps the number of rows in the scheduler's care to how many microbatches shall carry them.
-    `max_rows` bounds the rows that run at once and `token_budget` the tokens of one step.
+    `plan_for` answers with the plan for so many rows: while fewer are there than `plan` is for, that one holds.
+    `costs` are those of every stage and `latency_s` what a step spends on the wire, all hops together. `max_rows`
+    bounds the rows that decode and `max_tokens` the tokens of a step.
+
+    `chunks_in_flight` bounds the chunks of one row that are under way at once (0: no bound), and with `whole_prompts`
+    prompts are not cut (but at `max_tokens`): so do others, and benchmarks compare.
     """
 
     def __init__(
-        self, budget: KvBudget, *, microbatches: Callable[[int], int], max_rows: int, token_budget: int
+        self,
+        budget: KvBudget,
+        plan: RingPlan,
+        costs: Sequence[StageCost],
+        *,
+        plan_for: Callable[[int], RingPlan],
+        max_rows: int,
+        max_tokens: int,
+        latency_s: float = 0.0,
+        chunks_in_flight: int = 0,
+        whole_prompts: bool = False,
     ) -> None:
         self.budget = budget
-        self._microbatches_for = microbatches
+        self._plan_for = plan_for
         self._max_rows = max_rows
-        self._token_budget = token_budget
-        self._waiting: deque[Row] = deque()
+        self._max_tokens = max_tokens
+        self._chunks_in_flight = chunks_in_flight or max_tokens
+        self._whole_prompts = whole_prompts
+        self._waiting: OrderedDict[int, Row] = OrderedDict()
+        """By arrival."""
+        self._prompts: OrderedDict[int, Row] = OrderedDict()
+        """Admitted rows of which tokens are left to compute before they decode, by sequence."""
+        self._prompt_tokens = 0
+        """Of those rows, still to be scheduled."""
         self._running: dict[int, Row] = {}
-        self._microbatches: list[_Microbatch] = [_Microbatch()]
+        self._microbatches = Microbatches()
+        self._expected = ExpectedTokens()
+        self._codecs: Counter[str] = Counter()
+        """Of the rows that run."""
         self._released: list[int] = []
         self._failed: list[Row] = []
-        self._turn = 0
+        self._vacated = 0
         self._steps = 0
         self._sequences = 0
         self._arrivals = 0
         self.preemptions = 0
+        self.apply_plan(plan, costs, plan_for, latency_s)
+
+    def apply_plan(
+        self, plan: RingPlan, costs: Sequence[StageCost], plan_for: Callable[[int], RingPlan], latency_s: float
+    ) -> None:
+        """Follow another plan from the next step on. Rows that no longer fit the memory as it divides it wait again."""
+        self._plan = plan
+        self._plan_for = plan_for
+        self._plans: dict[int, RingPlan] = {}
+        self._costs = tuple(set(costs))
+        budget_s = max(LEAST_BUDGET_S, plan.step_budget_s)
+        self._depth = max(plan.microbatches, len(costs) + math.ceil(min(latency_s / budget_s, 4096.0)))
+        """Steps in flight that keep every stage at work while none of them holds a decode."""
+        self._tune: RingPlan | None = None
+        self._use(plan)
+        while not self.budget.holds(plan):
+            self._preempt(self._youngest())
+
+    @property
+    def plan(self) -> RingPlan:
+        """The plan that holds now: the one applied, or while rows are few the one for them."""
+        return self._active
+
+    @property
+    def planned_rows(self) -> int:
+        """Rows that decode at once under the plan applied."""
+        return min(self._max_rows, self._plan.microbatches * self._plan.rows_per_microbatch)
+
+    @property
+    def steady(self) -> bool:
+        return self.decoding >= STEADY_SHARE * self.planned_rows
+
+    @property
+    def decoding(self) -> int:
+        return self._microbatches.rows
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
 
     @property
     def sequences(self) -> int:
@@ -95,156 +133,286 @@ class Scheduler:
         return self._sequences
 
     @property
-    def running(self) -> int:
-        return len(self._running)
-
-    @property
     def microbatches(self) -> int:
         """Microbatches that hold rows now."""
-        return sum(bool(m.rows) for m in self._microbatches)
+        return self._microbatches.occupied
 
     @property
     def rows_per_microbatch(self) -> int:
-        return max((len(m.rows) for m in self._microbatches), default=0)
+        return self._microbatches.largest
+
+    @property
+    def mean_new_tokens(self) -> float:
+        """That rows generate, as those that ended have shown."""
+        return self._expected.mean
 
     def can_ever_run(self, row: Row) -> bool:
         """Whether the ring, empty, could hold the row's tokens so far and one more."""
-        return self.budget.can_ever_hold(row.length + 1, self._token_budget)
+        return self.budget.can_ever_hold(row.length + 1, self._max_tokens)
 
     def add(self, row: Row) -> None:
         row.arrival = self._arrivals
         self._arrivals += 1
-        self._waiting.append(row)
+        self._waiting[row.arrival] = row
 
     def finish(self, row: Row) -> None:
-        """Forget a row, done or cancelled, and free its pages with the next step."""
+        """Forget a row that is done, and free its pages with the next step."""
+        if row.sequence >= 0:
+            self._expected.ended(len(row.generated))
+        self.cancel(row)
+
+    def cancel(self, row: Row) -> None:
+        """Forget a row wherever it is; others will end later than it would have."""
         if row.sequence >= 0:
             self._vacate(row)
-        elif row in self._waiting:
-            self._waiting.remove(row)
+        else:
+            self._waiting.pop(row.arrival, None)
 
     def take_failed(self) -> list[Row]:
         """Rows that outgrew an otherwise empty ring; they are no longer in the scheduler's care."""
         failed, self._failed = self._failed, []
         return failed
 
-    def complete(self, step: int, microbatch: int, tokens: Iterable[tuple[int, int]]) -> list[tuple[Row, int]]:
-        """A step came back with (sequence, token) drawn. Returns the rows that grew, in the same order, by their token.
+    def complete(self, step: int, microbatch: int, drawn: Iterable[SampledToken]) -> list[tuple[Row, SampledToken]]:
+        """A step came back with these tokens. Returns the rows that grew, in the same order, each by its token.
 
-        Sequences that were preempted or finished meanwhile are passed over.
+        Sequences that were preempted or finished meanwhile are passed over. Raises `ValueError` for a step that is not
+        under way.
         """
-        if self._microbatches[microbatch].step != step:
-            raise ValueError(f"step {step} is not under way in microbatch {microbatch}")
-        self._microbatches[microbatch].step = None
-        grown = []
-        for sequence, token in tokens:
-            row = self._running.get(sequence)
-            if row is not None:
-                row.generated.append(token)
-                grown.append((row, token))
+        for prompt, sequence in self._microbatches.returned(microbatch, step).prompts:
+            if prompt.sequence == sequence:
+                prompt.chunks_under_way -= 1
+        grown: list[tuple[Row, SampledToken]] = []
+        running = self._running
+        for token in drawn:
+            row = running.get(token.sequence)
+            if row is None:
+                continue
+            row.generated.append(token.token)
+            grown.append((row, token))
+            if row.microbatch < 0:
+                self._join(row)
         return grown
 
     def next_step(self) -> StepPlan | None:
-        """The next step of the first idle microbatch, in turn, that has something to compute."""
-        self._fit_microbatches()
-        count = len(self._microbatches)
+        """The next step of the first idle microbatch, in turn, that has something to compute; or of prompts alone."""
         while True:
-            failed = len(self._failed)
-            for index in ((self._turn + i) % count for i in range(count)):
-                microbatch = self._microbatches[index]
-                if microbatch.step is None and (plan := self._compose(index, microbatch)) is not None:
-                    self._turn = (index + 1) % count
+            vacated = self._vacated
+            self._follow_rows()
+            self._admit()
+            for row in self._microbatches.unplanned():
+                self._move(row)
+            for index in self._microbatches.idle():
+                if not self._microbatches[index].rows:
+                    continue
+                for row in self._microbatches.surplus(index):
+                    self._move(row)
+                if (plan := self._compose(index)) is not None:
                     return plan
-            if len(self._failed) == failed:
+            in_flight = self._depth if self._filling else self._microbatches.count
+            if self._ready_prompt() and self._microbatches.under_way < in_flight:
+                return self._compose(self._microbatches.spare())
+            if self._vacated == vacated:
                 return None
-            # A row that failed made room: those that wait for it must not wait for another event.
+            # Rows that lost their place made room: those that wait for it must not wait for another event.
 
-    def _fit_microbatches(self) -> None:
-        wanted = max(1, self._microbatches_for(min(self._max_rows, self.running + self.waiting)))
-        while len(self._microbatches) < wanted:
-            self._microbatches.append(_Microbatch())
-        while (
-            len(self._microbatches) > wanted and not self._microbatches[-1].rows and self._microbatches[-1].step is None
-        ):
-            self._microbatches.pop()
+    @property
+    def _filling(self) -> bool:
+        return self.decoding < FILLING_SHARE * self.planned_rows
 
-    def _compose(self, index: int, microbatch: _Microbatch) -> StepPlan | None:
-        admitted = self._admit(index, microbatch)
+    def _follow_rows(self) -> None:
+        """Where rows are fewer than planned, microbatches shrink in number as the plan for so many rows has it."""
+        rows = self.running + self.waiting
+        plan = self._plan
+        if 0 < rows < self.planned_rows:
+            # In steps of an eighth: each is a plan to be solved.
+            grade = 1 << max(0, rows.bit_length() - 4)
+            rows = min(self.planned_rows, max(1, -(-rows // grade) * grade))
+            if rows not in self._plans:
+                self._plans[rows] = self._plan_for(rows)
+            plan = self._plans[rows]
+        if plan is not self._active and self.budget.holds(plan):
+            self._use(plan)
+
+    def _use(self, plan: RingPlan) -> None:
+        self._active = self._tune = plan
+        self._microbatches.resize(max(1, plan.microbatches))
+        self.budget.follow(plan)
+
+    def _admit(self) -> None:
+        ahead = min(self.planned_rows / 4, self.decoding * AHEAD_TURNS / max(1.0, self._expected.mean))
+        most = self.planned_rows + math.ceil(ahead)
+        while self._waiting and self.running < most:
+            row = next(iter(self._waiting.values()))
+            remaining = self._remaining(row)
+            if self._running and not self.budget.fits_row(row.length, self._max_tokens, remaining):
+                break
+            del self._waiting[row.arrival]
+            if not self._running and not self.can_ever_run(row):
+                self._failed.append(row)
+                continue
+            row.sequence, self._sequences = self._sequences, self._sequences + 1
+            row.computed = row.booked_to = row.chunks_under_way = 0
+            self.budget.reserve(row.sequence, row.length, self._max_tokens, remaining)
+            self._codecs[row.codec] += 1
+            self._prompts[row.sequence] = self._running[row.sequence] = row
+            self._prompt_tokens += row.length
+
+    def _remaining(self, row: Row) -> int:
+        return self._expected.remaining(len(row.generated), row.most_new)
+
+    def _ready_prompt(self) -> bool:
+        return any(row.chunks_under_way < self._chunks_in_flight for row in self._prompts.values())
+
+    def _compose(self, index: int) -> StepPlan | None:
+        if self._microbatches[index].rows:
+            self._book_decodes(index)
+        microbatch = self._microbatches[index]
         chunks: list[Chunk] = []
         token_ids: list[int] = []
-        left = self._token_budget
-        # Decodes first (the shortest remainders), then prompts by arrival: a new prompt never delays a running row.
-        for row in sorted(microbatch.rows.values(), key=lambda r: (r.length - r.computed > 1, r.arrival)):
-            if row.sequence not in microbatch.rows:
-                continue  # preempted for an older row of this very step
-            count = min(row.length - row.computed, left)
-            if count <= 0 or not self._book(row, count):
-                continue
-            last = row.computed + count == row.length
-            wanted = count if row.score_prompt and row.computed < len(row.prompt) else int(last)
-            chunks.append(Chunk(row.sequence, row.computed, count, wanted))
-            token_ids += row.token_ids(row.computed, count)
-            row.computed += count
-            left -= count
-        # A row can be preempted after its chunk was planned, by an older one later in the order.
-        gone = {c.sequence for c in chunks} - microbatch.rows.keys()
-        if gone:
-            chunks, token_ids = _without(gone, chunks, token_ids)
+        context = 0
+        for sequence, row in microbatch.rows.items():
+            start = row.computed
+            chunks.append(Chunk(sequence, start, 1, 1))
+            token_ids.append(row.generated[-1])
+            row.computed = start + 1
+            context += row.computed
+        decodes = len(chunks)
+        if decodes:
+            self.budget.advance(decodes / self.decoding)
+        admitted, prompts = self._add_prompts(index, StepLoad(decodes, decodes, context, 0), chunks, token_ids)
         if not chunks:
             return None
-        microbatch.step = self._steps
-        self._steps += 1
+        segments: tuple[Segment, ...] = (Segment(self._running[chunks[0].sequence].codec, len(token_ids)),)
+        if len(self._codecs) > 1:
+            segments = self._by_codec(chunks, token_ids)
+        step, self._steps = self._steps, self._steps + 1
+        self._microbatches.start(index, step, prompts)
         released, self._released = tuple(self._released), []
-        alive = tuple(row for row in admitted if row.sequence in microbatch.rows)
-        return StepPlan(microbatch.step, index, released, alive, tuple(chunks), token_ids)
+        tune, self._tune = self._tune, None
+        return StepPlan(step, index, released, tuple(admitted), tuple(chunks), token_ids, segments, tune)
 
-    def _admit(self, index: int, microbatch: _Microbatch) -> list[Row]:
-        share = -(-min(self._max_rows, self.running + self.waiting) // len(self._microbatches))
-        admitted = []
-        while self._waiting and self.running < self._max_rows and len(microbatch.rows) < share:
-            row = self._waiting[0]
-            if not self.budget.fits_row(row.length + self.budget.page_tokens, self._token_budget) and self.running:
+    def _book_decodes(self, index: int) -> None:
+        """Book the pages into which rows of the microbatch cross; some leave it where there are too few."""
+        rows = self._microbatches[index].rows
+        for row in [row for row in rows.values() if row.computed >= row.booked_to]:
+            while row.microbatch == index and not self.budget.fits(row.sequence, row.computed):
+                self._make_room(row)
+            if row.microbatch == index:
+                row.booked_to = self.budget.book(row.sequence, row.computed, self._remaining(row))
+        while self.budget.overfull(index):
+            youngest = max(rows.values(), key=lambda r: r.arrival)
+            if not self._moved_to_room(youngest):
+                self._preempt_or_fail(youngest, alone=len(rows) == 1)
+
+    def _make_room(self, row: Row) -> None:
+        youngest = self._youngest()
+        self._preempt_or_fail(youngest, alone=youngest is row and self.running == 1)
+
+    def _preempt_or_fail(self, row: Row, *, alone: bool) -> None:
+        if alone:
+            self._vacate(row)
+            self._failed.append(row)
+        else:
+            self._preempt(row)
+
+    def _add_prompts(
+        self, index: int, load: StepLoad, chunks: list[Chunk], token_ids: list[int]
+    ) -> tuple[list[Row], list[tuple[Row, int]]]:
+        """Add chunks of the oldest prompts. Returns the rows whose first chunk this is, and all rows added."""
+        admitted: list[Row] = []
+        added: list[tuple[Row, int]] = []
+        if not self._prompts:
+            return admitted, added
+        pace = self._pace(load)
+        for sequence, row in list(self._prompts.items()):
+            most = min(row.length - row.computed, self._max_tokens - len(token_ids))
+            if most <= 0:
                 break
-            self._waiting.popleft()
-            row.sequence, self._sequences = self._sequences, self._sequences + 1
-            row.computed = 0
-            row.microbatch = index
-            self.budget.reserve(row.sequence, row.length, self._token_budget)
-            microbatch.rows[row.sequence] = self._running[row.sequence] = row
-            admitted.append(row)
-        return admitted
+            if row.chunks_under_way >= self._chunks_in_flight:
+                continue
+            if self.budget.swaps and not self.budget.has_room(index, sequence, [other for _, other in added]):
+                continue
+            scored = row.score_prompt and row.computed < len(row.prompt)
+            count = most if self._whole_prompts else pace.take(row.computed, most, scored=scored)
+            if not count:
+                break
+            if row.computed == 0:
+                admitted.append(row)
+            added.append((row, sequence))
+            last = row.computed + count == row.length
+            chunks.append(Chunk(sequence, row.computed, count, count if scored else int(last)))
+            token_ids += row.token_ids(row.computed, count)
+            row.computed += count
+            row.chunks_under_way += 1
+            self._prompt_tokens -= count
+            if last:
+                del self._prompts[sequence]
+        return admitted, added
 
-    def _book(self, row: Row, count: int) -> bool:
-        """Book pages for the row's next chunk, preempting younger rows for it; False where it lost its own place."""
-        while not self.budget.fits(row.computed, count, row.sequence):
-            youngest = max(self._running.values(), key=lambda r: r.arrival)
-            if youngest is row and self.running == 1:
-                self._vacate(row)
-                self._failed.append(row)
-                return False
-            self._vacate(youngest)
-            self.preemptions += 1
-            self._waiting.appendleft(youngest)
-            if youngest is row:
-                return False
-        self.budget.book(row.sequence, row.computed, count)
+    def _pace(self, load: StepLoad) -> PromptPace:
+        budget_s, waiting = self._plan.step_budget_s, self._prompt_tokens
+        if self._filling:
+            return PromptPace.filling(self._costs, budget_s, load, waiting, self._depth)
+        if not load.tokens:
+            return PromptPace(self._costs, budget_s, load, waiting)
+        return PromptPace.steady(self._costs, budget_s, load, waiting, self._microbatches.count)
+
+    def _by_codec(self, chunks: list[Chunk], token_ids: list[int]) -> tuple[Segment, ...]:
+        """Order the step so that tokens of one codec are next to each other. The sort is stable."""
+        packed: list[tuple[str, Chunk, list[int]]] = []
+        offset = 0
+        for chunk in chunks:
+            ids = token_ids[offset : offset + chunk.count]
+            packed.append((self._running[chunk.sequence].codec, chunk, ids))
+            offset += chunk.count
+        packed.sort(key=lambda part: part[0])
+        tokens: dict[str, int] = {}
+        for codec, chunk, _ in packed:
+            tokens[codec] = tokens.get(codec, 0) + chunk.count
+        chunks[:] = [chunk for _, chunk, _ in packed]
+        token_ids[:] = [token for _, _, ids in packed for token in ids]
+        return tuple(Segment(codec, count) for codec, count in tokens.items())
+
+    def _join(self, row: Row) -> None:
+        has_room = (lambda index: self.budget.has_room(index, row.sequence)) if self.budget.swaps else None
+        index = self._microbatches.join(row, has_room)
+        if self.budget.swaps:
+            self.budget.join(row.sequence, index)
+
+    def _move(self, row: Row) -> None:
+        self.budget.leave(row.sequence)
+        self._microbatches.leave(row)
+        self._join(row)
+
+    def _moved_to_room(self, row: Row) -> bool:
+        """Move a row to a microbatch that can hold it; False where there is none."""
+        others = (index for index in range(self._microbatches.count) if index != row.microbatch)
+        if not any(self.budget.has_room(index, row.sequence) for index in others):
+            return False
+        self._move(row)
         return True
 
+    def _youngest(self) -> Row:
+        return max(self._running.values(), key=lambda row: row.arrival)
+
+    def _preempt(self, row: Row) -> None:
+        self._vacate(row)
+        self.preemptions += 1
+        self._waiting[row.arrival] = row
+        self._waiting.move_to_end(row.arrival, last=False)
+
     def _vacate(self, row: Row) -> None:
+        self._vacated += 1
         self.budget.release(row.sequence)
-        self._released.append(row.sequence)
+        if row.computed:
+            self._released.append(row.sequence)
         del self._running[row.sequence]
-        del self._microbatches[row.microbatch].rows[row.sequence]
+        if self._prompts.pop(row.sequence, None) is not None:
+            self._prompt_tokens -= row.length - row.computed
+        if row.microbatch >= 0:
+            self._microbatches.leave(row)
+        self._codecs[row.codec] -= 1
+        if not self._codecs[row.codec]:
+            del self._codecs[row.codec]
         row.sequence = -1
-
-
-def _without(gone: set[int], chunks: list[Chunk], token_ids: list[int]) -> tuple[list[Chunk], list[int]]:
-    kept_chunks: list[Chunk] = []
-    kept_ids: list[int] = []
-    offset = 0
-    for chunk in chunks:
-        if chunk.sequence not in gone:
-            kept_chunks.append(chunk)
-            kept_ids += token_ids[offset : offset + chunk.count]
-        offset += chunk.count
-    return kept_chunks, kept_ids

@@ -11,22 +11,28 @@ import pytest
 import torch
 
 from deserve_network.control_messages import Lease, LeasedRow
-from deserve_network.ring_messages import Step
-from deserve_node.engine import PoolShape
+from deserve_network.ring_messages import StageTiming, Step, Tune
+from deserve_node.engine import PoolShape, StepOutput
+from deserve_node.ring.compute import Computed
 from deserve_node.ring.head import Head, HeadLinks
 from deserve_node.ring.kv_budget import KvBudget
 from deserve_node.ring.scheduler import Scheduler
+from deserve_plan.cost import StageCost
+from deserve_plan.plan import RingPlan
 from deserve_text.tokenizer import TextModel
 
 ROWS = 16
+WANTED = 20
+"""Those and one refill."""
+PLAN = RingPlan(1, ROWS, 4096.0, (0,), codec="bf16")
 
 
 class Desk:
     def __init__(self):
         self.wishes = asyncio.Queue()
 
-    def want_rows(self, rows):
-        self.wishes.put_nowait(rows)
+    def want_rows(self, rows, codec):
+        self.wishes.put_nowait((rows, codec))
 
     def rows_done(self, results):
         raise AssertionError(f"nothing can be done here: {results}")
@@ -35,8 +41,10 @@ class Desk:
 class Layers:
     """Stage 0 without a model: hidden states of the right shape."""
 
-    async def step(self, released, chunks, inputs):
-        return SimpleNamespace(hidden=torch.zeros(len(inputs), 4))
+    def submit(self, work):
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(Computed(StepOutput(hidden=torch.zeros(len(work.inputs), 4)), StageTiming(0.0)))
+        return future
 
 
 class Outward:
@@ -63,12 +71,16 @@ async def ring(tiny_model):
         1,
         compute=Layers(),
         scheduler=Scheduler(
-            KvBudget([PoolShape(0, 0, 4096)]), microbatches=lambda rows: 1, max_rows=ROWS, token_budget=4096
+            KvBudget([[PoolShape(0, 0, 4096)]]),
+            PLAN,
+            [StageCost(0.0, 1.0)],
+            plan_for=lambda rows: PLAN,
+            max_rows=ROWS,
+            max_tokens=4096,
         ),
         text=TextModel.load(tiny_model),
         desk=desk,
         links=HeadLinks(onward, tail),
-        target_rows=ROWS,
     )
     tasks = []
 
@@ -90,8 +102,8 @@ def lease_of(count, **parameters):
 
 async def test_rows_that_are_still_being_opened_are_not_asked_for_again(ring):
     ring.start()
-    assert await ring.desk.wishes.get() == ROWS
-    await ring.head.add(lease_of(ROWS))
+    assert await ring.desk.wishes.get() == (WANTED, "bf16")
+    await ring.head.add(lease_of(WANTED))
     ring.tail.gate.release()
     await ring.tail.sent.get()
     assert ring.desk.wishes.empty()
@@ -105,6 +117,8 @@ async def test_rows_cancelled_while_the_ring_is_told_of_them_are_told_all_the_sa
     ring.head.cancel(range(3))
     ring.tail.gate.release()
     ring.tail.gate.release()
+    # The plan goes ahead of the first step.
+    assert await ring.onward.sent.get() == Tune("r", 1, 1, (0,), 1, 1)
     step = asyncio.create_task(ring.onward.sent.get())
     await asyncio.wait([step, running], return_when=asyncio.FIRST_COMPLETED)
     assert not running.done(), running.exception()
