@@ -117,8 +117,8 @@ def _in_parts(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[tu
 
 
 def _log_bytes(log: RowLog) -> int:
-    """At most what the log takes on the wire: integers of nine bytes, floats of nine, and array heads."""
-    return 32 + sum(40 + 19 * len(token.top) for token in log.generated)
+    """At most what the log takes on the wire: integers of nine bytes, floats of nine, and array heads, of columns too."""
+    return 64 + sum(40 + 19 * len(token.top) for token in log.generated)
 
 
 def _sendable(result: RowResult) -> RowResult:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import types
 import typing
@@ -59,8 +60,17 @@ def _nested(kind: type) -> list[type]:
 
 def _fields(kind: type) -> list[str]:
     hints = typing.get_type_hints(kind, include_extras=True)
-    rows = ["| field | type | limit |", "|---|---|---|"]
-    return rows + ["| `{}` | {} | {} |".format(f.name, *_describe(hints[f.name])) for f in dataclasses.fields(kind)]
+    rows = ["| field | type | limit | default |", "|---|---|---|---|"]
+    for field in dataclasses.fields(kind):
+        name, most = _describe(hints[field.name])
+        rows.append(f"| `{field.name}` | {name} | {most} | {_default(field.default)} |")
+    return rows
+
+
+def _default(value: object) -> str:
+    if value is dataclasses.MISSING:
+        return ""
+    return "nil" if value is None else "empty" if value == () else json.dumps(value)
 
 
 def tables(table: Table) -> str:
