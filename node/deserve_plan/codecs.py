@@ -6,7 +6,7 @@ __all__ = ["CODECS", "token_bytes"]
 
 CODECS = ("raw", "bf16", "int8")
 GROUP = 64
-"""Values that share a scale in `int8`."""
+"""Values that share a scale of 16 bits in `int8`; the last group is filled up."""
 OUTLIERS = 4
 """Values a token that `int8` keeps in bf16, each with a 16-bit index."""
 
@@ -18,5 +18,5 @@ def token_bytes(codec: str, hidden: int, value_bytes: int) -> int:
     if codec == "bf16":
         return 2 * hidden
     if codec == "int8":
-        return hidden + 2 * -(-hidden // GROUP) + 4 * OUTLIERS
+        return (GROUP + 2) * -(-hidden // GROUP) + 4 * OUTLIERS
     raise ValueError(f"codec {codec!r} is not one of {', '.join(CODECS)}")

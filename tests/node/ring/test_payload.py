@@ -14,6 +14,7 @@ from deserve_kernels.codecs import CODECS
 from deserve_network.ring_messages import CODEC_NAMES, Segment, Step
 from deserve_node.ring import payload
 from deserve_node.ring.payload import PayloadError, pack_payload, payload_bytes, segment_fault, unpack_payload
+from deserve_plan import codecs as planned
 
 HIDDEN = 70
 MIXED = (Segment("int8", 3), Segment("raw", 2), Segment("bf16", 4))
@@ -96,5 +97,9 @@ def test_only_known_codecs_whose_tokens_sum_up_have_no_fault(segments, data):
     assert (segment_fault(step_of(*segments, tokens=tokens)) is None) == sound
 
 
-def test_the_protocol_names_the_codecs_that_there_are():
-    assert tuple(CODECS) == CODEC_NAMES
+def test_protocol_and_planner_know_the_codecs_that_there_are():
+    assert tuple(CODECS) == CODEC_NAMES == planned.CODECS
+    for name, codec in CODECS.items():
+        for hidden in (1, 64, 65, 576, 4096):
+            for dtype in (torch.float32, torch.bfloat16):
+                assert planned.token_bytes(name, hidden, dtype.itemsize) == codec.bytes_per_token(hidden, dtype)
