@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
@@ -13,8 +13,7 @@ from deserve_node.engine import Engine, KvCache
 from deserve_node.engine.interface import StageEngine
 from deserve_node.errors import NodeError
 from deserve_node.kv_limits import KvLimits
-from deserve_node.measure import measure_step_time
-from deserve_node.shard.shard import ROW_MULTIPLE
+from deserve_node.step_cost import measure_cost
 from deserve_node.tensors import DTYPES
 
 __all__ = ["LoadedStage", "load_stage"]
@@ -63,10 +62,5 @@ def load_stage(
     )
     engine = Engine(shard, cache)
     log.info("%s: %d bytes of weights", layers, shard.tensor_bytes)
-    cost = _cost(measure_step_time(engine, 16), measure_step_time(engine, 64))
+    cost = CostFit(*astuple(measure_cost(engine)))
     return LoadedStage(engine, cost, occupies_cores=device.type == "cpu")
-
-
-def _cost(time_16_s: float, time_64_s: float) -> CostFit:
-    token_s = max(0.0, (time_64_s - time_16_s) / 48)
-    return CostFit(max(0.0, time_16_s - 16 * token_s), token_s, 0.0, 0.0, 0.0, ROW_MULTIPLE)

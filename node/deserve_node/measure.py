@@ -13,15 +13,11 @@ from pathlib import Path
 
 import torch
 
-from deserve_network.ring_messages import Chunk
-from deserve_node.engine import Engine
-
-__all__ = ["machine_id", "measure_layer_time", "measure_step_time", "speed_class", "total_memory_bytes"]
+__all__ = ["machine_id", "measure_layer_time", "speed_class", "total_memory_bytes"]
 
 LEAST_REPEATS = 5
 WINDOW_S = 0.5
 """A time is taken again for this long: neighbours that compute in bursts leave a quiet moment in it."""
-PROBE_SEQUENCE = -1
 
 
 def machine_id() -> str:
@@ -54,22 +50,6 @@ def measure_layer_time(layer_bytes: int, hidden: int, dtype: torch.dtype, device
     weight = torch.rand(width, hidden, dtype=dtype, device=device)
     tokens = torch.rand(64, hidden, dtype=dtype, device=device)
     return _best_s(lambda: torch.nn.functional.linear(tokens, weight), device)
-
-
-def measure_step_time(engine: Engine, rows: int) -> float:
-    """Seconds of one decode step of `rows` one-token rows through the stage, KV released afterwards."""
-    shard = engine.shard
-    chunks = [Chunk(PROBE_SEQUENCE - row, 0, 1, 0) for row in range(rows)]
-    if shard.is_head:
-        inputs = torch.zeros(rows, dtype=torch.int64)
-    else:
-        inputs = torch.zeros(rows, shard.hidden_size, dtype=shard.dtype)
-
-    def step() -> None:
-        engine.run(chunks, inputs)
-        engine.release(chunk.sequence for chunk in chunks)
-
-    return _best_s(step, shard.device)
 
 
 def _best_s(run: Callable[[], object], device: torch.device) -> float:
