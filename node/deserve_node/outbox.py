@@ -117,7 +117,7 @@ def _in_parts(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[tu
 
 
 def _log_bytes(log: RowLog) -> int:
-    """At most what the log takes on the wire: integers and floats of nine bytes, and the heads of arrays and columns."""
+    """At most what the log takes on the wire: integers and floats of nine bytes, heads of arrays and columns."""
     return 64 + sum(40 + 19 * len(token.top) for token in log.generated)
 
 
