@@ -32,6 +32,9 @@ def coordinator() -> None:
 @click.option("--link-latency-ms", type=float, default=0.0, help="Emulated one-way latency of every link.")
 @click.option("--link-jitter-ms", type=float, default=0.0, help="Emulated jitter.")
 @click.option("--link-mbit", type=float, default=0.0, help="Emulated bandwidth; 0 is the real one.")
+@click.option(
+    "--links", type=click.Path(path_type=Path), help="TOML of emulated links and nodes that differ from the others."
+)
 @click.option("--seed", type=int, help="Makes runs repeatable: for rows that name none, and for the emulation.")
 @click.option("--max-upload-mib", type=int, default=200, show_default=True, help="Largest batch file, in MiB.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Default: DATA/api_key, made at the first start.")
@@ -49,7 +52,6 @@ def start(**flags: Any) -> None:
     from deserve_coordinator.config import CoordinatorConfig, parse_ring_size
     from deserve_coordinator.errors import AddressInUse, ConfigurationError, CoordinatorError
     from deserve_models import ModelError, ModelUnreachableError
-    from deserve_network.control_messages import LinkShape
     from deserve_network.errors import AddressError, IdentityError, NetworkError
     from deserve_process.errors import DataInUse, ProcessError, SecretUnusable
     from deserve_process.logs import configure_logs
@@ -64,7 +66,7 @@ def start(**flags: Any) -> None:
             http=flags["http"],
             listen=flags["listen"] or ("/ip4/127.0.0.1/tcp/0",),
             ring_size=parse_ring_size(flags["ring_size"]),
-            link=LinkShape(flags["link_latency_ms"], flags["link_jitter_ms"], flags["link_mbit"], flags["seed"] or 0),
+            links=_links(flags),
             seed=flags["seed"],
             max_upload_bytes=flags["max_upload_mib"] << 20,
             api_key_file=flags["api_key_file"],
@@ -94,6 +96,14 @@ def start(**flags: Any) -> None:
         raise click.ClickException(str(error)) from error
     if ended_by is signal.SIGINT:
         raise KeyboardInterrupt
+
+
+def _links(flags: dict[str, Any]) -> Any:
+    from deserve_coordinator.link_shapes import LinkShapes, load_link_shapes
+    from deserve_network.control_messages import LinkShape
+
+    shape = LinkShape(flags["link_latency_ms"], flags["link_jitter_ms"], flags["link_mbit"], flags["seed"] or 0)
+    return load_link_shapes(flags["links"], shape) if flags["links"] else LinkShapes(shape)
 
 
 async def _serve(config: Any, as_json: bool) -> signal.Signals:

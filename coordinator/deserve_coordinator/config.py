@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deserve_coordinator.errors import ConfigurationError
-from deserve_network.control_messages import LinkShape
+from deserve_coordinator.link_shapes import LinkShapes
 from deserve_network.ring_messages import MAX_CONTEXT
 from deserve_process.errors import AddressInvalid
 from deserve_process.listen_address import parse_host_port
@@ -33,7 +33,7 @@ class CoordinatorConfig:
     http: str = "127.0.0.1:8700"
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     ring_size: int | None = None
-    link: LinkShape = field(default_factory=LinkShape)
+    links: LinkShapes = field(default_factory=LinkShapes)
     seed: int | None = None
     """For rows that name none: None derives theirs from the batch id, a number makes equal files give equal tokens."""
     max_upload_bytes: int = 200 << 20
@@ -55,7 +55,7 @@ class CoordinatorConfig:
         if not 0 <= self.context_tokens <= MAX_CONTEXT:
             raise ConfigurationError(f"--context-tokens: must be from 0 to {MAX_CONTEXT}")
         for name in ("latency_ms", "jitter_ms", "mbit"):
-            if getattr(self.link, name) < 0:
+            if getattr(self.links.default, name) < 0:
                 raise ConfigurationError(f"--link-{name.replace('_', '-')}: must not be negative")
         try:
             parse_host_port(self.http)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from deserve_coordinator.link_shapes import LinkShapes
 from deserve_coordinator.planner import Capacity, ModelShape
-from deserve_network.control_messages import Assign, Begin, LinkShape, ModelRef, Release, StagePlace, StageReady
+from deserve_network.control_messages import Assign, Begin, ModelRef, Release, StagePlace, StageReady
 
 __all__ = [
     "Action",
@@ -67,7 +68,7 @@ class Policy:
 
     model: ModelRef
     shape: ModelShape
-    link: LinkShape
+    links: LinkShapes
     ring_size: int | None
     ring_prefix: str
     """Makes ring ids of this start differ from those of an earlier one."""

@@ -182,8 +182,9 @@ def _assign(
     empty: tuple[StageReady | None, ...] = (None,) * len(stages)
     ring = Ring(ring_id, epoch, stages, now, empty)
     policy = fleet.policy
+    links = policy.links.around([place.name for place in stages])
     for stage, place in enumerate(stages):
-        actions.append(Send(place.peer_id, Assign(ring_id, epoch, stage, stages, policy.model, policy.link)))
+        actions.append(Send(place.peer_id, Assign(ring_id, epoch, stage, stages, policy.model, links)))
     return replace(fleet, rings={**fleet.rings, ring_id: ring})
 
 

@@ -88,7 +88,7 @@ def _policy(config: CoordinatorConfig, model: ServedModel) -> Policy:
     return Policy(
         model=model.ref,
         shape=ModelShape(model.num_layers, kv_tokens),
-        link=config.link,
+        links=config.links,
         ring_size=config.ring_size,
         ring_prefix=f"ring-{secrets.token_hex(4)}",
         settle_s=config.settle_s,

@@ -25,6 +25,11 @@ _NETWORK_OPTIONS = [
     click.option("--jitter-ms", default=0.0, show_default=True, help="Uniform, on top of the latency."),
     click.option("--mbit", default=0.0, show_default=True, help="Bandwidth; 0 is unlimited."),
     click.option(
+        "--links",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="TOML of links and nodes that differ from that.",
+    ),
+    click.option(
         "--wan",
         type=click.Choice(["inline", "netns"]),
         default="inline",

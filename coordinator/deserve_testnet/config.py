@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deserve_coordinator.errors import ConfigurationError
+from deserve_coordinator.link_shapes import LinkShapes, load_link_shapes
+from deserve_network.control_messages import LinkShape
 from deserve_node.settings import SettingsError, parse_bytes
 from deserve_node.timed.profile import ProfileError, RingProfile, load_profile
 from deserve_plan.plan import PlanOverrides
 from deserve_testnet.errors import UsageError
 from deserve_testnet.profiles import profile_file
+from deserve_testnet.wan.differences import Differences, differences
 
 __all__ = ["TestnetConfig", "Wan"]
 
@@ -37,6 +41,8 @@ class TestnetConfig:
     jitter_ms: float = 0.0
     mbit: float = 0.0
     """Bandwidth of a link (inline) or of a node's up- and downlink (netns); 0 is unlimited."""
+    links: Path | None = None
+    """TOML of links and nodes that differ from that, see `deserve_coordinator.link_shapes`."""
     wan: Wan = "inline"
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
@@ -83,7 +89,22 @@ class TestnetConfig:
             PlanOverrides.parse(self.plan)
         except ValueError as error:
             raise UsageError(f"--plan: {error}") from error
-        _ = self.profile
+        _ = self.profile, self.differences
+
+    @property
+    def link_shapes(self) -> LinkShapes:
+        """All of the emulated internet. Raises UsageError."""
+        default = LinkShape(self.latency_ms, self.jitter_ms, self.mbit, self.seed)
+        try:
+            return LinkShapes(default) if self.links is None else load_link_shapes(self.links, default)
+        except ConfigurationError as error:
+            raise UsageError(str(error)) from error
+
+    @property
+    def differences(self) -> Differences:
+        """Of namespaces; none where the nodes themselves emulate. Raises UsageError."""
+        shapes = self.link_shapes
+        return differences(shapes) if self.wan == "netns" else Differences()
 
     @property
     def node_flags(self) -> list[str]:

@@ -137,13 +137,15 @@ class Testnet:
         nodes = "1 node" if config.nodes == 1 else f"{config.nodes} nodes"
         self._say(f"starting a coordinator and {nodes}; the model is {config.model}")
         if config.wan == "netns":
+            default = config.link_shapes.default
             self.internet = await Internet.start(
                 self._processes,
                 1 + config.nodes + config.spare_members,
-                latency_ms=config.latency_ms,
-                jitter_ms=config.jitter_ms,
-                mbit=config.mbit,
+                latency_ms=default.latency_ms,
+                jitter_ms=default.jitter_ms,
+                mbit=default.mbit,
                 seed=config.seed,
+                different=config.differences,
             )
         address = self._address(_COORDINATOR_MEMBER)
         await self._start_coordinator(f"{address}:0", f"/ip4/{address}/tcp/0")
@@ -179,6 +181,7 @@ class Testnet:
             *("--link-jitter-ms", str(config.jitter_ms if emulated else 0.0)),
             *("--link-mbit", str(config.mbit if emulated else 0.0)),
             *("--seed", str(config.seed), "--settle-s", str(config.settle_s), "--json"),
+            *(("--links", str(config.links)) if emulated and config.links else ()),
             *("--context-tokens", str(0 if config.profile is None else config.profile.common.context_tokens)),
         ]
 

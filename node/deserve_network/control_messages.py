@@ -96,7 +96,7 @@ class StagePlace:
 
 @dataclass(frozen=True, slots=True)
 class LinkShape:
-    """The emulated internet on every link of the ring; zeros mean the real network as it is."""
+    """The emulated internet on a link; zeros mean the real network as it is."""
 
     latency_ms: float = 0.0
     jitter_ms: float = 0.0
@@ -113,7 +113,8 @@ class Assign:
     stage: int
     stages: Annotated[tuple[StagePlace, ...], Max(MAX_STAGES)]
     model: ModelRef
-    link: LinkShape
+    links: Annotated[tuple[LinkShape, ...], Max(MAX_STAGES)]
+    """From each stage to the next, and from the last to the first; or none: nothing is emulated."""
 
 
 @dataclass(frozen=True, slots=True)

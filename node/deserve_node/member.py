@@ -95,6 +95,8 @@ class RingMember:
     ) -> None:
         if not 0 <= assign.stage < len(assign.stages) or assign.stages[assign.stage].peer_id != lending.peer_id:
             raise AssignmentError(f"stage {assign.stage} of {len(assign.stages)} is not this node's")
+        if len(assign.links) not in (0, len(assign.stages)):
+            raise AssignmentError(f"{len(assign.links)} links are emulated in a ring of {len(assign.stages)} stages")
         self.assign = assign
         self._files = files
         self._neighbours = Neighbours(assign, links, deadline_s=link_deadline_s)

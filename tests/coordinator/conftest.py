@@ -22,6 +22,7 @@ from deserve_coordinator.errors import RowRefused
 from deserve_coordinator.fleet import Policy
 from deserve_coordinator.jobs import Jobs
 from deserve_coordinator.leases import Leases
+from deserve_coordinator.link_shapes import LinkShapes
 from deserve_coordinator.planner import ModelShape
 from deserve_coordinator.store.sqlite import SqliteStore
 from deserve_coordinator.supervisor import Supervisor
@@ -36,7 +37,6 @@ from deserve_network.control_messages import (
     LeasedRow,
     LeaseRequest,
     LinkMeasure,
-    LinkShape,
     ModelRef,
     Offer,
     Release,
@@ -346,7 +346,7 @@ class Swarm:
 @pytest.fixture
 def policy() -> Policy:
     model = ModelRef(MODEL, "", "digest", "float32")
-    return Policy(model, ModelShape(4, 64), LinkShape(), 2, "r", settle_s=5.0, load_deadline_s=60)
+    return Policy(model, ModelShape(4, 64), LinkShapes(), 2, "r", settle_s=5.0, load_deadline_s=60)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from deserve_coordinator.fleet import (
     Send,
     Tick,
 )
+from deserve_coordinator.link_shapes import LinkShapes
 from deserve_coordinator.planner import Capacity, ModelShape
 from deserve_coordinator.rings import apply
 from deserve_network.control_messages import (
@@ -39,7 +40,13 @@ from deserve_network.control_messages import (
 )
 
 POLICY = Policy(
-    ModelRef("demo", "", "d", "float32"), ModelShape(8, 100), LinkShape(), 2, "r", settle_s=5.0, load_deadline_s=100.0
+    ModelRef("demo", "", "d", "float32"),
+    ModelShape(8, 100),
+    LinkShapes(LinkShape(5.0)),
+    2,
+    "r",
+    settle_s=5.0,
+    load_deadline_s=100.0,
 )
 
 

@@ -22,7 +22,6 @@ from deserve_network.control_messages import (
     Hello,
     Lease,
     LeasedRow,
-    LinkShape,
     ModelRef,
     Offer,
     StagePlace,
@@ -115,7 +114,7 @@ class ScriptedCoordinator:
             StagePlace(s.channel.peer_id, s.hello.name, s.hello.addresses, n * share, (n + 1) * share)
             for n, s in enumerate(sessions)
         )
-        return [Assign(ring, epoch, n, places, self.model, LinkShape()) for n in range(len(sessions))]
+        return [Assign(ring, epoch, n, places, self.model, ()) for n in range(len(sessions))]
 
     async def begin(self, *sessions: NodeSession, ring: str = "r-1", epoch: int = 1) -> list[StageReady]:
         """Assign, wait until every stage is ready, and tell the head."""

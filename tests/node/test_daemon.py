@@ -14,7 +14,6 @@ from deserve_network.control_messages import (
     Cancel,
     Hello,
     LeaseRequest,
-    LinkShape,
     ModelRef,
     Offer,
     Recall,
@@ -198,9 +197,9 @@ async def test_an_assignment_that_does_not_fit_is_answered(coordinator, start_no
     (assign,) = coordinator.ring(session)
     elsewhere = (StagePlace("somebody", "x", ("/ip4/1.2.3.4/tcp/1/p2p/somebody",), 0, 8),)
     for unfit in (
-        type(assign)("r", 1, 7, assign.stages, assign.model, LinkShape()),
-        type(assign)("r", 1, 0, elsewhere, assign.model, LinkShape()),
-        type(assign)("r", 1, 0, assign.stages, ModelRef("other", "", "0", "float32"), LinkShape()),
+        type(assign)("r", 1, 7, assign.stages, assign.model, ()),
+        type(assign)("r", 1, 0, elsewhere, assign.model, ()),
+        type(assign)("r", 1, 0, assign.stages, ModelRef("other", "", "0", "float32"), ()),
     ):
         await session.tell(unfit)
         assert (await session.hear(StageFailed)).reason
@@ -400,7 +399,7 @@ async def test_a_stranger_cannot_take_a_neighbours_place(coordinator, start_node
         place = StagePlace(expected.peer_id, "expected", expected.addresses, 0, 4)
         ours = StagePlace(node.daemon.host.peer_id, "node-1", node.daemon.host.addresses, 4, 8)
         (assign,) = coordinator.ring(session)
-        await session.tell(type(assign)("r-9", 1, 1, (place, ours), assign.model, LinkShape()))
+        await session.tell(type(assign)("r-9", 1, 1, (place, ours), assign.model, ()))
         times = LinkTimes(connect_s=5)
         strangers, expecteds = Links(stranger, times=times), Links(expected, times=times)
         with pytest.raises(Exception, match="somebody else's"):
@@ -418,7 +417,7 @@ async def test_a_neighbour_that_never_links_up_is_named_with_a_reason(coordinato
         place = StagePlace(gone.peer_id, "gone", gone.addresses, 4, 8)
     (assign,) = coordinator.ring(session)
     ours = StagePlace(session.channel.peer_id, "node-1", session.hello.addresses, 0, 4)
-    await session.tell(type(assign)("r-9", 1, 0, (ours, place), assign.model, LinkShape()))
+    await session.tell(type(assign)("r-9", 1, 0, (ours, place), assign.model, ()))
     failed = await session.hear(StageFailed)
     assert failed.suspect == place.peer_id
     assert "no link with gone" in failed.reason

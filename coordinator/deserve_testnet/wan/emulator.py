@@ -17,7 +17,7 @@ import time
 from types import FrameType
 
 from deserve_testnet.errors import TestnetError
-from deserve_testnet.wan.paths import Paths, PathShape
+from deserve_testnet.wan.paths import Access, PathDelay, Paths, PathShape
 from deserve_testnet.wan.star import HOST_OCTET, Star
 from deserve_testnet.wan.tun import OFFLOAD_HEADER_BYTES
 
@@ -32,8 +32,10 @@ def main(arguments: str) -> int:
     options = json.loads(arguments)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
+    access = {int(member): Access(**own) for member, own in options["access"].items()}
+    delays = {(source, target): PathDelay(**own) for source, target, own in options["delays"]}
     # Super-packets would wait for each other on a narrow uplink, so offloading is for the unlimited case.
-    offload = not options["mbit"]
+    offload = not options["mbit"] and not any(own.uplink_mbit or own.downlink_mbit for own in access.values())
     shape = PathShape(
         latency_s=options["latency_ms"] / 1e3,
         jitter_s=options["jitter_ms"] / 1e3,
@@ -51,7 +53,8 @@ def main(arguments: str) -> int:
             "addresses": [star.address(member) for member in range(star.members)],
         }
         print(json.dumps(ready), flush=True)
-        _forward(star, Paths(star.members + 1, shape, near={star.members}), OFFLOAD_HEADER_BYTES if offload else 0)
+        paths = Paths(star.members + 1, shape, near={star.members}, access=access, delays=delays)
+        _forward(star, paths, OFFLOAD_HEADER_BYTES if offload else 0)
     finally:
         star.remove()
     return 0

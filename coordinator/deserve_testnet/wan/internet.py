@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 from deserve_testnet.errors import Unavailable, UsageError
 from deserve_testnet.processes import Process, Processes
+from deserve_testnet.wan.differences import Differences
 from deserve_testnet.wan.star import MAX_MEMBERS
 
 __all__ = ["Internet", "why_unavailable"]
@@ -42,14 +44,33 @@ class Internet:
 
     @classmethod
     async def start(
-        cls, processes: Processes, members: int, *, latency_ms: float, jitter_ms: float, mbit: float, seed: int
+        cls,
+        processes: Processes,
+        members: int,
+        *,
+        latency_ms: float,
+        jitter_ms: float,
+        mbit: float,
+        seed: int,
+        different: Differences | None = None,
     ) -> Self:
-        """Bring up `members` namespaces. Raises Unavailable where the machine or the user cannot."""
+        """Bring up `members` namespaces. Raises Unavailable where the machine or the user cannot, UsageError."""
         if reason := why_unavailable():
             raise Unavailable(f"--wan netns is not possible here: {reason}; use --wan inline")
         if members > MAX_MEMBERS:
             raise UsageError(f"--wan netns carries at most {MAX_MEMBERS} members, not {members}")
-        options = {"members": members, "latency_ms": latency_ms, "jitter_ms": jitter_ms, "mbit": mbit, "seed": seed}
+        different = different or Differences()
+        if strangers := [one for one in {*different.access, *itertools.chain(*different.delays)} if one >= members]:
+            raise UsageError(f"--links: there is no node-{min(strangers)}")
+        options = {
+            "members": members,
+            "latency_ms": latency_ms,
+            "jitter_ms": jitter_ms,
+            "mbit": mbit,
+            "seed": seed,
+            "access": {member: asdict(own) for member, own in different.access.items()},
+            "delays": [(source, target, asdict(own)) for (source, target), own in different.delays.items()],
+        }
         process = await processes.spawn(
             "internet", [sys.executable, "-m", "deserve_testnet.wan.emulator", json.dumps(options)]
         )

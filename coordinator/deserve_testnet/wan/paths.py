@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import collections
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-__all__ = ["PathShape", "Paths"]
+__all__ = ["Access", "PathDelay", "PathShape", "Paths"]
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,49 @@ class PathShape:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Access:
+    """A member's own line: `latency_s` on top of any path's; a bandwidth of None is that of all, 0 is no limit."""
+
+    latency_s: float = 0.0
+    uplink_mbit: float | None = None
+    downlink_mbit: float | None = None
+
+
+@dataclass(frozen=True)
+class PathDelay:
+    """Of one path, instead of that of all and its members'."""
+
+    latency_s: float
+    jitter_s: float
+
+
 class Paths:
     """Packets in flight among `members` members; times are seconds of any one clock."""
 
-    def __init__(self, members: int, shape: PathShape, *, near: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        members: int,
+        shape: PathShape,
+        *,
+        near: Collection[int] = (),
+        access: Mapping[int, Access] | None = None,
+        delays: Mapping[tuple[int, int], PathDelay] | None = None,
+    ) -> None:
+        """`access` are members and `delays` paths (source, target) that differ from the others."""
         self.members = members
         self.dropped = 0
-        self._shape = shape
+        self._queue_s = shape.queue_s
         self._near = frozenset(near)
         self._random = random.Random(shape.seed)
-        self._bytes_per_s = shape.mbit * 125_000.0
-        self._uplink_free = [0.0] * members
-        self._downlink_free = [0.0] * members
+        own = [(access or {}).get(member, Access()) for member in range(members)]
+        self._uplinks = [_Line(shape.mbit if one.uplink_mbit is None else one.uplink_mbit) for one in own]
+        self._downlinks = [_Line(shape.mbit if one.downlink_mbit is None else one.downlink_mbit) for one in own]
+        self._delays = {
+            (source, target): PathDelay(shape.latency_s + own[source].latency_s + own[target].latency_s, shape.jitter_s)
+            for source in range(members)
+            for target in range(members)
+        } | dict(delays or {})
         self._flights: dict[tuple[int, int], collections.deque[tuple[float, bytes]]] = {
             (source, target): collections.deque() for source in range(members) for target in range(members)
         }
@@ -47,13 +78,14 @@ class Paths:
         """Put a packet of `size` bytes on its way; False if a full queue dropped it."""
         due = now
         if source not in self._near and target not in self._near:
-            arrival = self._through(self._uplink_free, source, size, now)
+            delay = self._delays[source, target]
+            arrival = self._uplinks[source].through(size, now, self._queue_s)
             if arrival is not None:
-                arrival = self._through(self._downlink_free, target, size, arrival + self._shape.latency_s)
+                arrival = self._downlinks[target].through(size, arrival + delay.latency_s, self._queue_s)
             if arrival is None:
                 self.dropped += 1
                 return False
-            due = arrival + self._shape.jitter_s * self._random.random()
+            due = arrival + delay.jitter_s * self._random.random()
         path = (source, target)
         due = self._last_due[path] = max(due, self._last_due[path])
         self._flights[path].append((due, packet))
@@ -70,11 +102,20 @@ class Paths:
                 upcoming = flight[0][0]
         return arrived, upcoming
 
-    def _through(self, free_at: list[float], member: int, size: int, now: float) -> float | None:
+
+class _Line:
+    """One direction of a member's line, a token clock; a `mbit` of 0 means no limit."""
+
+    def __init__(self, mbit: float) -> None:
+        self._bytes_per_s = mbit * 125_000.0
+        self._free_at = 0.0
+
+    def through(self, size: int, now: float, queue_s: float) -> float | None:
+        """When a packet of `size` bytes that comes at `now` is through; None where the queue is full."""
         if not self._bytes_per_s:
             return now
-        begin = max(now, free_at[member])
-        if begin - now > self._shape.queue_s:
+        begin = max(now, self._free_at)
+        if begin - now > queue_s:
             return None
-        free_at[member] = begin + size / self._bytes_per_s
-        return free_at[member]
+        self._free_at = begin + size / self._bytes_per_s
+        return self._free_at

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 
-from deserve_network.control_messages import Assign, StagePlace
+from deserve_network.control_messages import Assign, LinkShape, StagePlace
 from deserve_network.errors import ClosedByPeer, LinkLost, NetworkError
 from deserve_network.link import Link
 from deserve_network.links import Links
@@ -50,13 +50,13 @@ class Neighbours:
         following = preceding = token = None
         async with asyncio.TaskGroup() as tasks:
             if stage < last:
-                following = tasks.create_task(self._dial(stages[stage + 1], str(stage)))
+                following = tasks.create_task(self._dial(stages[stage + 1], str(stage), stage))
             if stage > 0:
-                preceding = tasks.create_task(self._accept(stages[stage - 1], str(stage - 1)))
+                preceding = tasks.create_task(self._accept(stages[stage - 1], str(stage - 1), stage - 1))
             if stage == 0:
-                token = tasks.create_task(self._dial(stages[last], "tokens"))
+                token = tasks.create_task(self._dial(stages[last], "tokens", last))
             elif stage == last:
-                token = tasks.create_task(self._accept(stages[0], "tokens"))
+                token = tasks.create_task(self._accept(stages[0], "tokens", last))
         self.next = following.result() if following else None
         self.previous = preceding.result() if preceding else None
         self.token = token.result() if token else None
@@ -87,12 +87,12 @@ class Neighbours:
             return next((link.peer_id for link in self._open if link.lost), "")
         return ""
 
-    async def _dial(self, place: StagePlace, name: str) -> Link:
+    async def _dial(self, place: StagePlace, name: str, hop: int) -> Link:
         addresses = [address for address in place.addresses if address.endswith(f"/p2p/{place.peer_id}")]
-        return await self._stand(place, self._links.dial(addresses, self._name(name), self._assign.link))
+        return await self._stand(place, self._links.dial(addresses, self._name(name), self._shape(hop)))
 
-    async def _accept(self, place: StagePlace, name: str) -> Link:
-        return await self._stand(place, self._links.accept(self._name(name), place.peer_id, self._assign.link))
+    async def _accept(self, place: StagePlace, name: str, hop: int) -> Link:
+        return await self._stand(place, self._links.accept(self._name(name), place.peer_id, self._shape(hop)))
 
     async def _stand(self, place: StagePlace, standing: Coroutine[object, object, Link]) -> Link:
         try:
@@ -104,6 +104,10 @@ class Neighbours:
             raise NoLinkError(f"no link with {place.name}: {error}", place.peer_id) from error
         self._open.append(link)
         return link
+
+    def _shape(self, hop: int) -> LinkShape:
+        """Both directions of a link are alike: it is used in one, and the other brings acknowledgements."""
+        return self._assign.links[hop] if self._assign.links else LinkShape()
 
     def _name(self, name: str) -> str:
         return f"{self._assign.ring}/{self._assign.epoch}/{name}"

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from deserve_network.control_messages import Assign, LinkShape, ModelRef, StagePlace
+from deserve_network.control_messages import Assign, ModelRef, StagePlace
 from deserve_network.errors import LinkLost
 from deserve_network.host import Host
 from deserve_network.identity import generate_identity
@@ -29,7 +29,7 @@ async def hosts():
 
 def assigns(*hosts):
     places = tuple(StagePlace(host.peer_id, f"node-{n}", host.addresses, n, n + 1) for n, host in enumerate(hosts))
-    return [Assign("r", 1, stage, places, MODEL, LinkShape()) for stage in range(len(hosts))]
+    return [Assign("r", 1, stage, places, MODEL, ()) for stage in range(len(hosts))]
 
 
 async def failure_of(neighbours):
@@ -81,7 +81,7 @@ async def test_addresses_of_another_peer_are_not_dialled(hosts):
         StagePlace(here.peer_id, "node-0", here.addresses, 0, 1),
         StagePlace(generate_identity().peer_id, "node-1", there.addresses, 1, 2),
     )
-    neighbours = Neighbours(Assign("r", 1, 0, places, MODEL, LinkShape()), Links(here, times=TIMES))
+    neighbours = Neighbours(Assign("r", 1, 0, places, MODEL, ()), Links(here, times=TIMES))
     error = await failure_of(neighbours)
     assert "no link with node-1: no address" in str(error)
     assert neighbours.suspect(error) == places[1].peer_id
