@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deserve_plan.figures import RingFigures, Workload
-from deserve_plan.plan import RingPlan
+from deserve_plan.plan import PlanOverrides, RingPlan
+from deserve_plan.predict import predict, rows_in_flight
 from deserve_plan.refine import FigureRefiner
 from deserve_plan.rows import RowStatistics
-from deserve_plan.solve import STEP_TOKENS, solve
+from deserve_plan.solve import STEP_TOKENS, solve, step_budget_s
 from deserve_plan.window import ReturnedStep, Window, expected_s
 
 __all__ = ["PlanKeeper", "PlanQuestion", "Report", "ReturnedStep"]
@@ -49,12 +50,21 @@ class PlanQuestion:
     max_rows: int
     codecs: tuple[str, ...]
     step_tokens: int
+    overrides: PlanOverrides
 
     def solve(self) -> RingPlan:
-        """The best plan. Raises `ValueError` where no stage has memory for KV."""
-        return solve(
-            self.figures, self.workload, max_rows=self.max_rows, codecs=self.codecs, step_tokens=self.step_tokens
-        )
+        """The best plan, but for what is set by hand. Raises `ValueError` where a stage has no memory for KV."""
+        figures, workload = self.figures, self.workload
+        plan = solve(figures, workload, max_rows=self.max_rows, codecs=self.codecs, step_tokens=self.step_tokens)
+        if not self.overrides:
+            return plan
+        plan = self.overrides.applied_to(plan)
+        if self.overrides.step_budget_ms is None:
+            # The planner's budget was for its own number of rows.
+            rows, _ = rows_in_flight(figures, workload, dataclasses.replace(plan, step_budget_s=0.0), self.max_rows)
+            budget_s = step_budget_s(figures, workload, rows / plan.microbatches)
+            plan = dataclasses.replace(plan, step_budget_s=budget_s)
+        return dataclasses.replace(plan, predicted=predict(figures, workload, plan, max_rows=self.max_rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,7 @@ class PlanKeeper:
     """Plans at once for `workload`, which is assumed until rows tell more. Raises what `PlanQuestion.solve` does.
 
     `max_rows`: rows in flight at most; `codecs`: those that may be used, the one that changes least first;
-    `step_tokens`: tokens of a step at most.
+    `step_tokens`: tokens of a step at most; `overrides`: what is set by hand, after which nothing is planned anew.
     """
 
     def __init__(
@@ -108,10 +118,13 @@ class PlanKeeper:
         max_rows: int,
         codecs: Sequence[str] = ("raw",),
         step_tokens: int = STEP_TOKENS,
+        overrides: PlanOverrides | None = None,
     ) -> None:
         self._rows = RowStatistics(workload)
         self._refiner = FigureRefiner(figures)
-        self._asked = PlanQuestion(figures, workload, max_rows, tuple(codecs), step_tokens)
+        self._asked = PlanQuestion(
+            figures, workload, max_rows, tuple(codecs), step_tokens, overrides or PlanOverrides()
+        )
         self.plan = self._asked.solve()
         self.plans = 1
         self._window: Window | None = None
@@ -127,6 +140,11 @@ class PlanKeeper:
     @property
     def workload(self) -> Workload:
         return self._rows.workload()
+
+    @property
+    def question(self) -> PlanQuestion:
+        """What the plan that holds is the answer to."""
+        return self._asked
 
     def row_started(self, prompt_tokens: int, allowed_tokens: int) -> None:
         """The head took a row on: tokens of its prompt, and how many it may generate at most."""
@@ -169,7 +187,7 @@ class PlanKeeper:
 
     def due(self) -> PlanQuestion | None:
         """What is to be solved now, if the plan no longer fits."""
-        if self._strikes < WINDOWS and not self._rows.moved(self._asked.workload):
+        if self._asked.overrides or (self._strikes < WINDOWS and not self._rows.moved(self._asked.workload)):
             return None
         return dataclasses.replace(self._asked, figures=self.figures, workload=self.workload)
 

@@ -23,7 +23,7 @@ from deserve_plan.plan import RingPlan
 from deserve_plan.predict import predict
 from deserve_plan.steady import MeanLoad, RingTimes, full_step_s, period_s
 
-__all__ = ["MOST_MICROBATCHES", "solve"]
+__all__ = ["MOST_MICROBATCHES", "STEP_TOKENS", "solve", "step_budget_s"]
 
 Array = NDArray[np.float64]
 
@@ -143,7 +143,7 @@ class _Search:
         plan = RingPlan(
             microbatches,
             size,
-            self._budget_s(size),
+            step_budget_s(self._figures, self._workload, size),
             tuple(int(swap.pages[at]) for swap in swaps),
             prefetch_depth=depth,
             coalesce=coalesce,
@@ -176,19 +176,22 @@ class _Search:
     def _single_row(self, coalesce: int, depth: int) -> _Candidate:
         """Memory that has no head-room for even one mean row: run rows one at a time."""
         none = (0,) * len(self._figures.stages)
-        plan = RingPlan(1, 1, self._budget_s(1), none, prefetch_depth=depth, coalesce=coalesce, codec=self._codec)
+        budget_s = step_budget_s(self._figures, self._workload, 1.0)
+        plan = RingPlan(1, 1, budget_s, none, prefetch_depth=depth, coalesce=coalesce, codec=self._codec)
         load = MeanLoad.of(self._workload, np.array([1.0]))
         times = RingTimes(self._figures, load, self._codec, coalesce)
         slot = times.slot_s(np.zeros_like(times.step_s))
         return _Candidate(plan, float((1 / period_s(1, slot, times.trip_s(slot)))[0]))
 
-    def _budget_s(self, rows: int) -> float:
-        load = MeanLoad.of(self._workload, np.array([float(rows)]))
-        return max(float(full_step_s(stage.cost, load)[0]) for stage in self._figures.stages)
-
     def _may_grow(self, microbatches: int, depth: int) -> bool:
         """Whether more microbatches could make swapping possible."""
         return microbatches <= depth + 1 and _may_swap(self._figures)
+
+
+def step_budget_s(figures: RingFigures, workload: Workload, rows: float) -> float:
+    """What a step of `rows` rows may take on its slowest stage: all its decodes, and room for bursts of prompts."""
+    load = MeanLoad.of(workload, np.array([rows]))
+    return max(float(full_step_s(stage.cost, load)[0]) for stage in figures.stages)
 
 
 def _may_swap(figures: RingFigures) -> bool:

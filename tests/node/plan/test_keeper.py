@@ -11,6 +11,7 @@ from deserve_network.control_messages import PlanReport
 from deserve_plan.cost import StageCost, StepLoad
 from deserve_plan.figures import LinkFigures, RingFigures, StageFigures, StageMemory, Workload
 from deserve_plan.keeper import PlanKeeper, Report, ReturnedStep
+from deserve_plan.plan import PlanOverrides
 
 WORKLOAD = Workload(64, 64)
 STAGES = 4
@@ -170,3 +171,13 @@ def test_a_drift_that_no_plan_cures_is_asked_about_ever_less_often() -> None:
 
 def test_a_report_has_the_fields_of_its_message() -> None:
     assert list(typing.get_type_hints(Report)) == list(typing.get_type_hints(PlanReport))
+
+
+def test_what_is_set_by_hand_stays_and_is_predicted_as_it_is() -> None:
+    keeper = PlanKeeper(figures(), WORKLOAD, max_rows=4000, overrides=PlanOverrides(microbatches=3, rows=90))
+    assert (keeper.plan.microbatches, keeper.plan.rows_per_microbatch) == (3, 90)
+    assert keeper.plan.predicted is not None
+    assert keeper.plan.predicted.bound == "latency"
+    assert keeper.plan.predicted.tokens_per_s == pytest.approx(270 / (4 * (0.02 + 0.0005 * 90 * 127 / 64) + 0.2))
+    Ring(keeper, figures(fixed_s=0.2)).run(windows(keeper, 4))
+    assert keeper.due() is None
