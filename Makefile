@@ -24,8 +24,8 @@ test: setup  ## every check that CI runs
 soak: setup  ## the long runs: every architecture, all of HumanEval, idle links
 	$(BIN)/pytest -q -m soak --timeout 3600
 
-bench: setup  ## tokens/s of the ring against one process and transformers
-	$(BIN)/python tests/benchmarks/ring.py
+bench: setup  ## every bar of docs/benchmarks.md; hours, and goes on where it was interrupted
+	$(BIN)/python tests/benchmarks/latency.py
 
 clean:  ## everything made inside the checkout
 	rm -rf .venv build dist results.jsonl .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

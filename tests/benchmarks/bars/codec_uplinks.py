@@ -1,0 +1,81 @@
+"""Bar k: SmolLM2 over home uplinks, once with raw hidden states and once with every codec allowed.
+
+The planner proposes one for each uplink; it should be the one that is fastest, and where raw is bound by the link,
+faster than that bound. What the codecs cost in agreement is `tests/benchmarks/codecs.py`'s to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bars.group import Settings
+from bars.journal import Journal
+from bars.networks import SteadyNetwork
+from bars.rounds import Contestant, Experiment
+from bars.rows import Requirement, Row
+from bars.steady import Rows
+from deserve_testnet.config import TestnetConfig
+
+__all__ = ["UPLINKS_MBIT", "experiments", "rows"]
+
+UPLINKS_MBIT = (1, 2, 5)
+_LATENCY_MS = 20
+_CODECS = ("raw", "bf16", "int8")
+_ANY = "any codec"
+_STAGES, _PROMPT, _NEW = 4, 8, 32
+_RAW_BYTES = 576 * 4
+"""Hidden states of one token of SmolLM2 in fp32."""
+
+
+def experiments(settings: Settings) -> list[Experiment]:
+    uplinks = UPLINKS_MBIT[:1] if settings.quick else UPLINKS_MBIT
+    rounds = min(settings.rounds, 3)
+    return [Experiment(_name(mbit), _contestants(mbit, settings), rounds, kept=False) for mbit in uplinks]
+
+
+def rows(journal: Journal, settings: Settings) -> list[Row]:
+    found = []
+    for mbit in UPLINKS_MBIT:
+        name = _name(mbit)
+        forced = {codec: journal.values(name, codec, "tokens_per_s") for codec in _CODECS}
+        plans = [figures["plan"].get("codec", "?") for figures in journal.rounds(name, _ANY).values()]
+        proposed = f"proposed: {', '.join(dict.fromkeys(plans))}" if plans else ""
+        best = [max(rates) for rates in zip(*forced.values(), strict=True)]
+        chosen = journal.values(name, _ANY, "tokens_per_s")
+        over_best = [rate / most for rate, most in zip(chosen, best, strict=False)]
+        found.append(
+            Row.of(Requirement("k", f"{mbit} Mbit/s: proposed / best codec", ">=", 0.95, "x"), over_best, proposed)
+        )
+        bound = mbit * 125_000 / _RAW_BYTES * _NEW / (_PROMPT + _NEW)
+        over_bound = [rate / bound for rate in chosen]
+        note = f"raw's link bound is {bound:.0f} tok/s"
+        binds = bool(forced["raw"]) and min(forced["raw"]) > 0.8 * bound
+        sense = ">=" if binds or not forced["raw"] else "report"
+        found.append(
+            Row.of(Requirement("k", f"{mbit} Mbit/s: proposed / raw's link bound", sense, 1.0, "x"), over_bound, note)
+        )
+        found += [
+            Row.of(Requirement("k", f"{mbit} Mbit/s: {codec}", "report", unit=" tok/s"), rates)
+            for codec, rates in forced.items()
+        ]
+    return found
+
+
+def _name(mbit: int) -> str:
+    return f"k {mbit} Mbit/s"
+
+
+def _contestants(mbit: float, settings: Settings) -> Sequence[Contestant]:
+    def network(name: str, codecs: tuple[str, ...], plan: str) -> Contestant:
+        # Half the rate that the link would carry were all packed to a quarter: rows enough for that.
+        rate = 4 * mbit * 125_000 / _RAW_BYTES
+        config = TestnetConfig(nodes=_STAGES, latency_ms=_LATENCY_MS, mbit=mbit, memory="2GiB", plan=plan)
+        return SteadyNetwork(
+            name,
+            config,
+            Rows(96 if mbit <= 1 else 192, _PROMPT, _NEW, rate, aged=False, codecs=codecs),
+            window_s=3 if settings.quick else 20,
+        ).contestant()
+
+    forced = (network(codec, () if codec == "raw" else (codec,), f"codec={codec}") for codec in _CODECS)
+    return (*forced, network(_ANY, _CODECS[1:], ""))

@@ -1,0 +1,75 @@
+"""What was measured, one JSON object a line, written the moment it is known: an interrupted run goes on where it was.
+
+A line is one contestant in one round of one experiment. Lines are never changed; delete the file to measure anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Figures", "Journal", "Measurement"]
+
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    experiment: str
+    contestant: str
+    round: int
+    figures: Figures
+    """By name, in the units that the names end with: numbers, and lists of numbers for curves."""
+
+
+class Journal:
+    """The measurements in `path`, those of earlier runs included."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[tuple[str, str, int], Figures] = {}
+        if path.exists():
+            for line in path.read_text().splitlines():
+                # A run that was killed while it wrote leaves half a line behind.
+                if line.endswith("}"):
+                    self._take(Measurement(**json.loads(line)))
+
+    def add(self, measurement: Measurement) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(json.dumps(asdict(measurement)).encode() + b"\n")
+        self._take(measurement)
+
+    def has(self, experiment: str, contestant: str, number: int) -> bool:
+        return (experiment, contestant, number) in self._found
+
+    def rounds(self, experiment: str, contestant: str) -> dict[int, Figures]:
+        """The figures of a contestant by round."""
+        return {
+            number: figures
+            for (of, name, number), figures in sorted(self._found.items(), key=lambda item: item[0][2])
+            if (of, name) == (experiment, contestant)
+        }
+
+    def values(self, experiment: str, contestant: str, figure: str) -> list[float]:
+        """One figure of a contestant in every round that has it."""
+        return [found[figure] for found in self.rounds(experiment, contestant).values() if figure in found]
+
+    def ratios(self, experiment: str, above: str, below: str, figure: str = "tokens_per_s") -> list[float]:
+        """Of two contestants, within each round that has both: a machine whose speed drifts does not decide."""
+        over, under = self.rounds(experiment, above), self.rounds(experiment, below)
+        return [over[number][figure] / under[number][figure] for number in over if number in under]
+
+    def contestants(self, experiment: str) -> list[str]:
+        """In the order in which they first ran."""
+        return list(dict.fromkeys(name for of, name, _ in self._found if of == experiment))
+
+    def _take(self, measurement: Measurement) -> None:
+        self._found[measurement.experiment, measurement.contestant, measurement.round] = measurement.figures

@@ -1,0 +1,83 @@
+"""A testnet as a contestant: started with a stage profile or a model, measured in its steady state."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bars.ring_status import RingStatus
+from bars.rounds import Contestant, Measure
+from bars.steady import Rows, measure_steady
+from deserve_testnet.config import TestnetConfig
+from deserve_testnet.testnet import Testnet
+
+__all__ = ["MOST_ROWS", "SteadyNetwork", "rows_in_flight", "write_links", "write_profile"]
+
+ROWS_FACTOR = 1.3
+"""Rows in flight over rate times round trip, as the bars ask for."""
+MOST_ROWS = 4096
+"""That a node's --max-rows takes."""
+
+
+def rows_in_flight(tokens_per_s: float, round_trip_s: float) -> int:
+    """Rows that keep a ring of this rate busy, with a margin; no more than a head takes."""
+    return min(MOST_ROWS, math.ceil(ROWS_FACTOR * tokens_per_s * round_trip_s))
+
+
+def write_profile(path: Path, stage: Mapping[str, Any], stages: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Write a stage profile (`deserve_node.timed.profile`) and return its path, as --stage-profile takes it."""
+    lines = ["[stage]", *_assignments(stage)]
+    for own in stages:
+        lines += ["", "[[stages]]", *_assignments(own)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def write_links(path: Path, links: Sequence[Mapping[str, float]]) -> Path:
+    """Write what differs of each stage's link to the next (`deserve_coordinator.link_shapes`) and return the path."""
+    lines = []
+    for stage, own in enumerate(links):
+        lines += ["[[link]]", f"from = {stage}", f"to = {(stage + 1) % len(links)}", *_assignments(own), ""]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@dataclass(frozen=True)
+class SteadyNetwork:
+    """`config.max_rows` is set to the rows in flight; `during` watches each window, see `measure_steady`."""
+
+    name: str
+    config: TestnetConfig
+    rows: Rows
+    window_s: float
+    fill_deadline_s: float = 600.0
+    during: Callable[[RingStatus, float], Awaitable[dict[str, Any]]] | None = None
+
+    def contestant(self) -> Contestant:
+        return Contestant(self.name, self._open)
+
+    def _open(self) -> AbstractAsyncContextManager[Measure]:
+        return self._opened()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Measure]:
+        config = replace(self.config, max_rows=max(16, self.rows.in_flight))
+
+        async def measure() -> dict[str, Any]:
+            window = await measure_steady(
+                net, self.rows, window_s=self.window_s, fill_deadline_s=self.fill_deadline_s, during=self.during
+            )
+            return window.figures()
+
+        print(f"{self.name}: starting {config.nodes} nodes", file=sys.stderr, flush=True)
+        async with Testnet(config) as net:
+            yield measure
+
+
+def _assignments(table: Mapping[str, Any]) -> list[str]:
+    return [f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}" for key, value in table.items()]

@@ -1,0 +1,93 @@
+"""Bar d: DeServe's own setting on timed stages, its hand-set plan, the plain pipeline and our plan, by latency.
+
+Llama-3-70B in fp16 over 8 stages of 10 layers on NVIDIA L4, from the step times that the paper publishes
+(arXiv:2501.14784): 66.3 ms + 0.278 ms a token. Its workload is not published in full: here prompts of 256 tokens and
+256 new ones. The plain pipeline has as many microbatches as stages and swaps nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bars.group import Settings
+from bars.journal import Journal
+from bars.networks import MOST_ROWS, SteadyNetwork
+from bars.rounds import Contestant, Experiment
+from bars.rows import Requirement, Row
+from bars.steady import Rows
+from deserve_testnet.config import TestnetConfig
+
+__all__ = ["HAND_SET", "LATENCIES_MS", "OURS", "PLAIN", "PUBLISHED", "experiments", "rows"]
+
+LATENCIES_MS = (16, 64, 0, 32, 256)
+"""Those that bars depend on come first: the whole takes more than an hour."""
+HAND_SET, PLAIN, OURS = "hand-set plan", "plain pipeline", "our plan"
+PUBLISHED: Mapping[str, Mapping[int, float]] = {
+    "DeServe, optimised": {0: 445.2, 16: 458.5, 32: 457.3, 64: 456.8, 256: 442.9},
+    "DeServe, pipeline only": {0: 194.6, 16: 182.3, 32: 163.7, 64: 133.7},
+    "vLLM, pipeline parallel": {0: 89.1, 16: 68.8, 32: 55.3, 64: 36.1},
+}
+"""Output tokens per second of the paper's table, by one-way latency in ms, on its own machines and workload."""
+
+_STAGES = 8
+_PROMPT = _NEW = 256
+_PROFILE = "deserve-70b"
+_FIXED_S, _TOKEN_S = 66.3e-3, 0.278e-3
+_DEVICE_PAGES, _SWAP_PAGES, _PAGE_TOKENS = 10_000, 2_500, 8
+_ROW_PAGES = (_PROMPT + _NEW / 2) / _PAGE_TOKENS
+_MOST_RATE = 1 / _TOKEN_S / (1 + _PROMPT / _NEW)
+_WINDOW_S = 60.0
+
+
+def experiments(settings: Settings) -> list[Experiment]:
+    return [
+        Experiment(_name(latency), _contestants(latency, settings), rounds=1, kept=False)
+        for latency in (LATENCIES_MS[:1] if settings.quick else LATENCIES_MS)
+    ]
+
+
+def rows(journal: Journal, settings: Settings) -> list[Row]:
+    found = []
+    for latency in sorted(LATENCIES_MS):
+        name = _name(latency)
+        published = ", ".join(f"{what} {by[latency]:.1f}" for what, by in PUBLISHED.items() if latency in by)
+        for contestant in (PLAIN, HAND_SET, OURS):
+            rate = Requirement("d", f"{latency} ms: {contestant}", "report", unit=" tok/s")
+            note = f"published: {published}" if contestant == OURS else ""
+            found.append(Row.of(rate, journal.values(name, contestant, "tokens_per_s"), note))
+        hand = Requirement("d", f"{latency} ms: ours / hand-set plan", ">=", 1.2, "x")
+        found.append(Row.of(hand, journal.ratios(name, OURS, HAND_SET)))
+        sense, bound = {16: (">=", 2.5), 64: (">=", 3.4)}.get(latency, ("report", 0.0))
+        plain = Requirement("d", f"{latency} ms: ours / plain pipeline", sense, bound, "x")  # type: ignore[arg-type]
+        found.append(Row.of(plain, journal.ratios(name, OURS, PLAIN)))
+    return found
+
+
+def _name(latency_ms: int) -> str:
+    return f"d {latency_ms} ms"
+
+
+def _contestants(latency_ms: int, settings: Settings) -> tuple[Contestant, ...]:
+    microbatches = 36 if latency_ms == 256 else 20
+    swapped = min(75, int(((_DEVICE_PAGES - 2 * _SWAP_PAGES) / microbatches + _SWAP_PAGES) / _ROW_PAGES))
+    plain = int(_DEVICE_PAGES / _STAGES / _ROW_PAGES)
+    plans = {
+        HAND_SET: (f"microbatches={microbatches},rows={swapped},swap_pages={_SWAP_PAGES}", microbatches * swapped),
+        PLAIN: (f"microbatches={_STAGES},rows={plain},swap_pages=0", _STAGES * plain),
+        OURS: ("", MOST_ROWS),
+    }
+    return tuple(
+        SteadyNetwork(
+            name,
+            TestnetConfig(
+                nodes=_STAGES,
+                latency_ms=latency_ms,
+                stage_profile=_PROFILE,
+                plan=plan,
+            ),
+            Rows(in_flight, _PROMPT, _NEW, _MOST_RATE),
+            window_s=5 if settings.quick else _WINDOW_S,
+            fill_deadline_s=1800,
+        ).contestant()
+        for name, (plan, in_flight) in plans.items()
+    )

@@ -1,0 +1,140 @@
+"""The steady state of a running testnet, apart from fill and drain.
+
+A batch with more rows than fit keeps a given number in flight. Its first rows start in their middle
+(`deserve_testnet.prompts.synthetic`), so that rows end and are replaced one by one, as they do after hours. When each
+of them has its prompt behind it and one trip more has passed, a window begins. It begins and ends on the edge of a
+step, and its time is the head's own: what a step takes does not blur a short window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bars.ring_status import NotSteady, RingStatus, cpu_s, ring_status
+from deserve_client.api import CoordinatorClient
+from deserve_client.settings import Settings as ClientSettings
+from deserve_testnet.prompts.synthetic import synthetic_rows, write_rows
+from deserve_testnet.testnet import Testnet
+
+__all__ = ["Rows", "Window", "measure_steady"]
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`in_flight` rows at once, each of `prompt_tokens` and `new_tokens`. `most_tokens_per_s` is what the ring cannot
+    exceed: so many rows are made that it does not run out of them. The first rows are in their middle: `aged`, they
+    have the longer prompts of rows that run since long; else only less to generate, which fills the ring sooner."""
+
+    in_flight: int
+    prompt_tokens: int
+    new_tokens: int
+    most_tokens_per_s: float
+    aged: bool = True
+    codecs: tuple[str, ...] = ()
+    """That the batch allows besides raw."""
+
+    @property
+    def first_prompts(self) -> int:
+        """Tokens of the first rows' prompts."""
+        return self.in_flight * (self.prompt_tokens + (self.new_tokens // 2 if self.aged else 0))
+
+    def lines(self, model: str, seconds: float) -> Iterator[Json]:
+        """The batch: the first rows, and what replaces them during `seconds`."""
+        more = int(self.most_tokens_per_s * seconds / self.new_tokens) + self.in_flight // 4
+        lengths = {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens}
+        for row in synthetic_rows(model, rows=self.in_flight + more, staggered=self.in_flight, **lengths):
+            if not self.aged:
+                row["body"]["prompt"] = row["body"]["prompt"][: self.prompt_tokens]
+            yield row
+
+
+@dataclass(frozen=True)
+class Window:
+    """One steady window: the head's status at both ends, every stage's, and `cpu_s` of all processes in between."""
+
+    head: tuple[Json, Json]
+    stages: tuple[list[Json], list[Json]]
+    cpu_s: float
+    fill_s: float
+    more: Json
+
+    def figures(self) -> Json:
+        """For the journal; lists are by stage, and count what happened within the window."""
+        first, last = self.head
+        seconds = last["since_begin_s"] - first["since_begin_s"]
+        plan = last.get("plan") or {}
+        return {
+            "tokens_per_s": (last["completion_tokens"] - first["completion_tokens"]) / seconds,
+            "seconds": seconds,
+            "fill_s": self.fill_s,
+            "cpu_share": self.cpu_s / seconds / len(os.sched_getaffinity(0)),
+            "rows_active": last["rows_active"],
+            "microbatches": last["microbatches"],
+            "rows_per_microbatch": last["rows_per_microbatch"],
+            "predicted_tokens_per_s": plan.get("predicted_tokens_per_s", 0.0),
+            **{name: self._grown(name) for name in ("steps", "tokens", "busy_s", "bytes_sent")},
+            "plan": plan,
+            **self.more,
+        }
+
+    def _grown(self, name: str) -> list[float]:
+        return [late[name] - early[name] for early, late in zip(*self.stages, strict=True)]
+
+
+async def measure_steady(
+    net: Testnet,
+    rows: Rows,
+    *,
+    window_s: float,
+    fill_deadline_s: float = 600.0,
+    during: Callable[[RingStatus, float], Awaitable[Json]] | None = None,
+) -> Window:
+    """Fill the ring of `net` with `rows`, measure `window_s` of its steady state, and empty it again.
+
+    `during` may watch the window: it gets its length, returns when that is over, and what it returns is added to the
+    figures. Raises NotSteady.
+    """
+    lines = rows.lines(net.config.model, window_s + fill_deadline_s / 4)
+    source = write_rows(net.directory / "steady.jsonl", lines)
+    async with CoordinatorClient(ClientSettings(net.base_url, net.api_key)) as client, ring_status(net) as status:
+        await status.until_empty(fill_deadline_s)
+        before = await status.stage(0)
+        file = await client.upload(source)
+        started = time.monotonic()
+        batch = await client.create_batch(file["id"], "/v1/completions", codecs=rows.codecs)
+        try:
+            await net.unless_one_dies(status.until_full(before, rows.first_prompts, fill_deadline_s))
+            fill_s = time.monotonic() - started
+            window = await net.unless_one_dies(_window(net, status, window_s, fill_s, during))
+            if failed := (await client.batch(batch["id"]))["request_counts"]["failed"]:
+                raise NotSteady(f"{failed} rows failed")
+        finally:
+            await client.cancel(batch["id"])
+        await status.until_empty(fill_deadline_s)
+    return window
+
+
+async def _window(
+    net: Testnet,
+    status: RingStatus,
+    window_s: float,
+    fill_s: float,
+    during: Callable[[RingStatus, float], Awaitable[Json]] | None,
+) -> Window:
+    first_head, first, spent = await status.edge(), await status.all(), cpu_s(net)
+    more: Json = {}
+    if during is None:
+        await asyncio.sleep(window_s)
+    else:
+        more = await during(status, window_s)
+    last_head, last, spent = await status.edge(), await status.all(), cpu_s(net) - spent
+    if (first_head["ring"], first_head["epoch"]) != (last_head["ring"], last_head["epoch"]):
+        raise NotSteady("the ring was formed anew while it was measured")
+    return Window((first_head, last_head), (first, last), spent, fill_s, more)

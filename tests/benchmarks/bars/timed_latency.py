@@ -1,0 +1,111 @@
+"""Bars a and b on timed stages: what latency costs a ring that plans for it, and how close it comes to its bound.
+
+Every stage takes 96 ms and 0.06 ms a token for a step, and its device holds two microbatches of about 64 rows; host
+memory holds the rest, and copying hides. So microbatches are equally large at every latency, and only their number
+differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bars.group import Settings
+from bars.journal import Figures, Journal
+from bars.networks import SteadyNetwork, rows_in_flight, write_profile
+from bars.rounds import Experiment
+from bars.rows import Requirement, Row
+from bars.steady import Rows
+from deserve_testnet.config import TestnetConfig, Wan
+from deserve_testnet.wan.internet import why_unavailable
+
+__all__ = ["LATENCIES_MS", "experiments", "name_of", "rows", "timed_bound"]
+
+STAGES = (4, 8)
+LATENCIES_MS = (0, 64, 128, 256, 512)
+_BARS = {64: 0.995, 128: 0.995, 256: 0.995, 512: 0.98}
+_FIXED_MS, _TOKEN_MS = 96.0, 0.06
+_PROMPT, _NEW = 8, 32
+_MICROBATCH = 64
+_HIDDEN, _VALUE_BYTES = 512, 2
+_PROFILE = {
+    "fixed_ms": _FIXED_MS,
+    "token_ms": _TOKEN_MS,
+    "hidden": _HIDDEN,
+    "dtype": "bfloat16",
+    "page_tokens": 8,
+    "page_bytes": 16_384,
+    "device_pages": 480,
+    "host_pages": 40_000,
+}
+_RATE = _MICROBATCH / (_FIXED_MS + _TOKEN_MS * _MICROBATCH * (1 + _PROMPT / _NEW)) * 1e3
+"""Tokens per second of such microbatches back to back."""
+
+
+def experiments(settings: Settings) -> list[Experiment]:
+    profile = write_profile(settings.scratch / "latency.toml", _PROFILE)
+    found = []
+    for wan in ("inline", "netns"):
+        if wan == "netns" and why_unavailable():
+            continue
+        for stages in STAGES:
+            networks = [_network(profile, stages, latency, wan, settings) for latency in _latencies(settings)]
+            rounds = settings.rounds if wan == "inline" else 1
+            contestants = tuple(network.contestant() for network in networks)
+            # Forty node processes at once would leave little memory, and their heartbeats some noise.
+            found.append(Experiment(name_of(stages, wan), contestants, rounds, kept=False))
+    return found
+
+
+def rows(journal: Journal, settings: Settings) -> list[Row]:
+    return [*_ratios(journal), *_bounds(journal)]
+
+
+def name_of(stages: int, wan: Wan) -> str:
+    return f"a {stages} stages" if wan == "inline" else f"a {stages} stages, namespaces"
+
+
+def timed_bound(figures: Figures, fixed_s: float, token_s: float) -> float:
+    """Measured tokens/s over the bound, max of the slowest stage alone and processor time over cores.
+
+    The slowest stage alone takes its profile's time for the very steps of the window, one after the other: the share of
+    the window that this makes is measured over bound. Links of these settings have no bandwidth bound.
+    """
+    alone = max(fixed_s * s + token_s * t for s, t in zip(figures["steps"], figures["tokens"], strict=True))
+    return max(alone / figures["seconds"], figures["cpu_share"])
+
+
+def _latencies(settings: Settings) -> tuple[int, ...]:
+    return (0, 64) if settings.quick else LATENCIES_MS
+
+
+def _network(profile: str, stages: int, latency_ms: int, wan: Wan, settings: Settings) -> SteadyNetwork:
+    round_trip_s = stages * (latency_ms / 1e3 + _MICROBATCH / _RATE)
+    return SteadyNetwork(
+        _contestant(latency_ms),
+        TestnetConfig(nodes=stages, latency_ms=latency_ms, wan=wan, stage_profile=profile),
+        Rows(rows_in_flight(_RATE, round_trip_s), _PROMPT, _NEW, _RATE, aged=False),
+        window_s=3 if settings.quick else 20,
+    )
+
+
+def _contestant(latency_ms: int) -> str:
+    return f"{latency_ms} ms"
+
+
+def _ratios(journal: Journal) -> Iterator[Row]:
+    for wan in ("inline", "netns"):
+        for stages in STAGES:
+            for latency, bound in _BARS.items():
+                name = name_of(stages, wan)
+                what = f"{name.removeprefix('a ')}: {latency} ms / 0 ms"
+                ratios = journal.ratios(name, _contestant(latency), _contestant(0))
+                yield Row.of(Requirement("a", what, ">=", bound, "x"), ratios)
+
+
+def _bounds(journal: Journal) -> Iterator[Row]:
+    for stages in STAGES:
+        for latency in LATENCIES_MS:
+            found = journal.rounds(name_of(stages, "inline"), _contestant(latency)).values()
+            shares = [timed_bound(figures, _FIXED_MS / 1e3, _TOKEN_MS / 1e3) for figures in found]
+            what = f"timed, {stages} stages, {latency} ms: measured / bound"
+            yield Row.of(Requirement("b", what, ">=", 0.97, "x"), shares)

@@ -1,0 +1,109 @@
+"""Every bar of docs/benchmarks.md: what the network's latency costs, what the planner predicts, how fast a node is.
+
+    python tests/benchmarks/latency.py [--bars a,b,i] [--rounds 5] [--json FILE] [--plot FILE] [--quick]
+
+Contestants run in turn within a round, ratios are taken within a round, and the table shows medians with their ranges.
+What is measured goes to the journal at once, and the same command goes on where it was interrupted. An experiment that
+fails is named at the end, and the others run all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bars import report, rounds
+from bars.catalogue import LETTERS, groups
+from bars.group import Settings
+from bars.journal import Journal
+
+log = logging.getLogger("latency")
+
+BUILD = Path(__file__).parents[2] / "build"
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bars", default=",".join(LETTERS), help="letters, with commas; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="of everything but bar d, which is long and runs once")
+    parser.add_argument("--only", default="", metavar="TEXT", help="run only experiments whose name contains this")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON as well")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables of docs/benchmarks.md")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves, PNG; needs matplotlib")
+    parser.add_argument("--journal", type=Path, metavar="FILE", help="default: build/latency.jsonl or -quick.jsonl")
+    parser.add_argument("--quick", action="store_true", help="one short round of all, to see that everything works")
+    parser.add_argument("--no-run", action="store_true", help="only print, and draw, what the journal has")
+    parsed = parser.parse_args()
+    letters = [letter for letter in parsed.bars.replace(",", " ").split() if letter]
+    if unknown := [letter for letter in letters if letter not in LETTERS]:
+        parser.error(f"--bars: {', '.join(unknown)}: there are {', '.join(LETTERS)}")
+    if parsed.rounds < 1:
+        parser.error("--rounds: at least 1")
+    parsed.bars = letters
+    return parsed
+
+
+def machine() -> dict[str, Any]:
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": model, "cores": cores, "python": platform.python_version(), "system": platform.system()}
+
+
+async def measure(settings: Settings, letters: list[str], journal: Journal) -> list[str]:
+    """Run what is missing; the names of experiments that failed."""
+    failed = []
+    for group in groups(letters):
+        for experiment in group.experiments(settings):
+            if settings.only not in experiment.name:
+                continue
+            try:
+                await rounds.run(experiment, journal, lambda line: print(line, file=sys.stderr, flush=True))
+            except Exception:
+                # The edge of an experiment: what it lacks (vllm, namespaces, memory) the next one may not need.
+                log.exception("%s failed", experiment.name)
+                failed.append(experiment.name)
+    return failed
+
+
+def main() -> int:
+    parsed = options()
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    path = parsed.journal or BUILD / ("latency-quick.jsonl" if parsed.quick else "latency.jsonl")
+    journal = Journal(path)
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="deserve-bars-") as scratch:
+        settings = Settings(1 if parsed.quick else parsed.rounds, parsed.quick, Path(scratch), parsed.only)
+        if not parsed.no_run:
+            failed = asyncio.run(measure(settings, parsed.bars, journal))
+        rows = [row for group in groups(parsed.bars) for row in group.rows(journal, settings)]
+    rows = sorted((row for row in rows if row.requirement.bar in parsed.bars), key=lambda row: row.requirement.bar)
+    reasons = report.load_reasons()
+    print(report.as_table(rows, reasons))
+    if parsed.json is not None:
+        parsed.json.write_text(report.as_json(rows, reasons, machine()) + "\n")
+    if parsed.markdown is not None:
+        parsed.markdown.write_text(report.as_markdown(rows, reasons))
+    if parsed.plot is not None:
+        from bars.plot import draw
+
+        draw(journal, parsed.plot)
+    for name in failed:
+        print(f"failed: {name}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""The parts of the benchmarks that decide what a figure means: journal, rounds, verdicts, tables."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from bars import report
+from bars.catalogue import LETTERS, groups
+from bars.group import Settings
+from bars.journal import Journal, Measurement
+from bars.plan_settings import SETTINGS
+from bars.rounds import Contestant, Experiment, run
+from bars.rows import Requirement, Row
+from bars.steady import Rows
+from bars.timed_latency import timed_bound
+
+LATENCY = Path(__file__).with_name("latency.py")
+
+
+def rate(experiment, contestant, number, tokens_per_s):
+    return Measurement(experiment, contestant, number, {"tokens_per_s": tokens_per_s})
+
+
+def test_a_journal_is_read_again(tmp_path):
+    journal = Journal(tmp_path / "build" / "j.jsonl")
+    journal.add(rate("a", "0 ms", 0, 100.0))
+    assert Journal(tmp_path / "build" / "j.jsonl").rounds("a", "0 ms") == {0: {"tokens_per_s": 100.0}}
+
+
+def test_half_a_line_of_a_killed_run_is_measured_again(tmp_path):
+    path = tmp_path / "j.jsonl"
+    Journal(path).add(rate("a", "0 ms", 0, 100.0))
+    with path.open("a") as file:
+        file.write('{"experiment": "a", "contestant": "64 ms", "rou')
+    journal = Journal(path)
+    assert not journal.has("a", "64 ms", 0)
+    journal.add(rate("a", "64 ms", 0, 99.0))
+    assert Journal(path).ratios("a", "64 ms", "0 ms") == [0.99]
+
+
+def test_ratios_are_taken_within_a_round(tmp_path):
+    journal = Journal(tmp_path / "j.jsonl")
+    for number, speed in enumerate((1.0, 3.0)):  # the machine is three times as fast in the second round
+        journal.add(rate("a", "0 ms", number, 100.0 * speed))
+        journal.add(rate("a", "64 ms", number, 50.0 * speed))
+    journal.add(rate("a", "0 ms", 2, 100.0))  # interrupted before its other half
+    assert journal.ratios("a", "64 ms", "0 ms") == [0.5, 0.5]
+
+
+def contestant(name, log):
+    @asynccontextmanager
+    async def opened():
+        log.append(f"open {name}")
+
+        async def measure():
+            log.append(name)
+            return {"tokens_per_s": 1.0}
+
+        yield measure
+        log.append(f"close {name}")
+
+    return Contestant(name, opened)
+
+
+async def test_contestants_take_turns(tmp_path):
+    log = []
+    experiment = Experiment("x", (contestant("a", log), contestant("b", log)), rounds=2)
+    await run(experiment, Journal(tmp_path / "j.jsonl"), lambda line: None)
+    assert log == ["open a", "a", "open b", "b", "a", "b", "close b", "close a"]
+
+
+async def test_contestants_that_are_not_kept_are_alone(tmp_path):
+    log = []
+    experiment = Experiment("x", (contestant("a", log), contestant("b", log)), rounds=1, kept=False)
+    await run(experiment, Journal(tmp_path / "j.jsonl"), lambda line: None)
+    assert log == ["open a", "a", "close a", "open b", "b", "close b"]
+
+
+async def test_what_the_journal_has_is_not_run_again(tmp_path):
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.add(rate("x", "a", 0, 1.0))
+    log = []
+    await run(Experiment("x", (contestant("a", log), contestant("b", log)), rounds=1), journal, lambda line: None)
+    assert "open a" not in log
+    assert "b" in log
+
+
+@pytest.mark.parametrize(
+    ("sense", "bound", "values", "met"),
+    [
+        (">=", 0.95, [0.9, 0.96, 0.97], True),
+        (">=", 0.95, [0.9, 0.94, 0.97], False),
+        ("<=", 0.05, [0.01, 0.04, 0.2], True),
+        ("<=", 0.05, [0.06], False),
+        ("report", 0.0, [1.0], None),
+        (">=", 0.95, [], None),
+    ],
+)
+def test_the_median_decides(sense, bound, values, met):
+    assert Row.of(Requirement("f", "what", sense, bound), values).met is met
+
+
+def test_a_missed_bar_says_why():
+    missed = Row.of(Requirement("f", "bench: 256 ms / 0 ms", ">=", 0.95, "x"), [0.5])
+    table = report.as_table([missed], {"f bench: 256 ms / 0 ms": "two cores carry four stages"})
+    assert "MISSED" in table
+    assert "two cores carry four stages" in table
+    found = json.loads(report.as_json([missed], {}, {}))["bars"][0]
+    assert (found["met"], found["reason"]) == (False, "no reason is known yet")
+
+
+def test_reasons_are_readable():
+    assert all(reason for reason in report.load_reasons().values())
+
+
+def test_every_group_names_its_bars_before_anything_is_measured(tmp_path):
+    settings = Settings(5, False, tmp_path)
+    journal = Journal(tmp_path / "j.jsonl")
+    rows = [row for group in groups(LETTERS) for row in group.rows(journal, settings)]
+    assert {row.requirement.bar for row in rows} == set(LETTERS)
+    assert len({(row.requirement.bar, row.requirement.what) for row in rows}) == len(rows)
+
+
+def test_predictions_are_checked_in_enough_settings():
+    assert len(SETTINGS) >= 12
+    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
+
+
+def test_the_bound_counts_the_slowest_stage_alone():
+    # 10 steps of 64 tokens on one stage and of 32 on the other, in 2 s: 0.1 s and 0.001 s a token.
+    figures = {"steps": [10, 10], "tokens": [640, 320], "seconds": 2.0, "cpu_share": 0.1}
+    assert timed_bound(figures, 0.1, 0.001) == pytest.approx((10 * 0.1 + 640 * 0.001) / 2.0)
+    assert timed_bound({**figures, "cpu_share": 0.9}, 0.1, 0.001) == 0.9
+
+
+def test_rows_in_their_middle_have_less_to_generate():
+    rows = Rows(8, 16, 64, 100.0, aged=False)
+    lines = list(rows.lines("demo", 10.0))
+    first, later = lines[:8], lines[8:]
+    assert len(later) >= 10.0 * 100.0 / 64
+    assert {len(line["body"]["prompt"]) for line in lines} == {16}
+    assert all(line["body"]["max_tokens"] == 64 for line in later)
+    assert len({line["body"]["max_tokens"] for line in first}) == 8
+
+
+def test_the_command_explains_itself_and_names_a_bar_that_is_not_there():
+    done = subprocess.run([sys.executable, LATENCY, "--help"], capture_output=True, text=True)
+    assert "--rounds" in done.stdout
+    wrong = subprocess.run([sys.executable, LATENCY, "--bars", "a,z"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "--bars: z" in wrong.stderr
