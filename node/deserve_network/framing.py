@@ -25,12 +25,24 @@ from typing import TYPE_CHECKING
 from deserve_network.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from deserve_network.stream import Buffer, Stream
+    from deserve_network.byte_stream import Buffer, ByteStream
 
-__all__ = ["PREAMBLE_BYTES", "Kind", "Limits", "Preamble", "byte_views", "read_content", "read_frame", "read_preamble"]
+__all__ = [
+    "PREAMBLE_BYTES",
+    "PROBE_BYTES",
+    "Kind",
+    "Limits",
+    "Preamble",
+    "byte_views",
+    "read_content",
+    "read_frame",
+    "read_preamble",
+]
 
 MAGIC = b"DS"
 VERSION = 1
+PROBE_BYTES = 1 << 20
+"""The most that one PROBE carries."""
 _LAYOUT = struct.Struct(">2sBBIIQQQ")
 PREAMBLE_BYTES = _LAYOUT.size
 
@@ -47,6 +59,14 @@ class Kind(enum.IntEnum):
     """Handshake of a link, a message of `LINK`."""
     CLOSE = 6
     """The sender has closed the link for good; nothing follows."""
+    PROBE = 7
+    """A payload that nobody reads, to measure how fast it travels; answered by a PROBED of the same sequence."""
+    PROBED = 8
+    """When the PROBE had arrived: a payload of 8 bytes, nanoseconds on a clock of the sender's own."""
+
+
+_CONTENT = {Kind.DATA: (2**32, 2**32), Kind.OPEN: (2**32, 2**32), Kind.PROBE: (0, PROBE_BYTES), Kind.PROBED: (0, 8)}
+"""Bytes of header and payload that a kind may declare, `Limits` apart; none for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +99,7 @@ class Preamble:
         )
 
     @classmethod
-    def decode(cls, data: bytes, limits: Limits) -> Preamble:
+    def decode(cls, data: bytes | bytearray, limits: Limits) -> Preamble:
         """Raises `ProtocolError` for another magic, version or kind, and for a length over `limits`."""
         magic, version, kind, header, payload, sequence, received, consumed = _LAYOUT.unpack(data)
         if magic != MAGIC:
@@ -94,27 +114,28 @@ class Preamble:
             raise ProtocolError(f"header of {header} bytes, at most {limits.header_bytes}")
         if payload > limits.payload_bytes:
             raise ProtocolError(f"payload of {payload} bytes, at most {limits.payload_bytes}")
-        if kind not in (Kind.DATA, Kind.OPEN) and (header or payload):
+        most = _CONTENT.get(kind, (0, 0))
+        if header > most[0] or payload > most[1]:
             raise ProtocolError(f"{kind.name} frame with {header + payload} bytes of content")
         return cls(kind, header, payload, sequence, received, consumed)
 
 
-async def read_frame(stream: Stream, limits: Limits) -> tuple[Preamble, bytes, bytes]:
+async def read_frame(stream: ByteStream, limits: Limits) -> tuple[Preamble, bytearray, bytearray]:
     """The next frame's preamble, header and payload. Raises `ProtocolError` and `StreamClosed`."""
     preamble = await read_preamble(stream, limits)
     header, payload = await read_content(stream, preamble)
     return preamble, header, payload
 
 
-async def read_preamble(stream: Stream, limits: Limits) -> Preamble:
+async def read_preamble(stream: ByteStream, limits: Limits) -> Preamble:
     """The first half of `read_frame`: nothing is allocated yet for what the frame declares."""
     return Preamble.decode(await stream.read_exactly(PREAMBLE_BYTES), limits)
 
 
-async def read_content(stream: Stream, preamble: Preamble) -> tuple[bytes, bytes]:
+async def read_content(stream: ByteStream, preamble: Preamble) -> tuple[bytearray, bytearray]:
     """The second half of `read_frame`: header and payload."""
-    header = await stream.read_exactly(preamble.header_bytes) if preamble.header_bytes else b""
-    payload = await stream.read_exactly(preamble.payload_bytes) if preamble.payload_bytes else b""
+    header = await stream.read_exactly(preamble.header_bytes) if preamble.header_bytes else bytearray()
+    payload = await stream.read_exactly(preamble.payload_bytes) if preamble.payload_bytes else bytearray()
     return header, payload
 
 

@@ -16,15 +16,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deserve_network.control_messages import LinkShape
+from deserve_network.byte_stream import Buffer, ByteStream
+from deserve_network.control_messages import LinkMeasure, LinkShape
 from deserve_network.emulation import Line
 from deserve_network.errors import ClosedByPeer, LinkLost, LinkRefused, NetworkError, ProtocolError
 from deserve_network.framing import Kind, Limits, byte_views
+from deserve_network.link_measure import measure_link
 from deserve_network.link_messages import NONCE_BYTES, Open, Opened
 from deserve_network.link_session import LinkTimes, Session
 from deserve_network.link_state import LinkState, Window
 from deserve_network.schema import Table
-from deserve_network.stream import Buffer, Stream
 
 __all__ = ["MAX_PAYLOAD_BYTES", "Frame", "Link"]
 
@@ -38,7 +39,7 @@ RTT_SAMPLES = 8
 class Frame:
     message: Any
     payload: memoryview
-    """Bytes, read-only; empty where the message has none."""
+    """Bytes of the frame alone, writable; empty where the message has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class _Content:
     payload_bytes: int
 
 
-Connect = Callable[["Link", float], Awaitable[tuple[Stream, Opened | Open]]]
+Connect = Callable[["Link", float], Awaitable[tuple[ByteStream, Opened | Open]]]
 """Bring the next stream, handshake done, before a deadline (loop time); raises `NetworkError` when it passes."""
 
 
@@ -85,6 +86,7 @@ class Link:
         self._limits = Limits(table.max_bytes, MAX_PAYLOAD_BYTES)
         self._line = Line(shape, f"{name}/{'out' if dialer else 'back'}")
         self._connect = connect
+        self._coalesce = 1
         self._session: Session | None = None
         self._inbox: collections.deque[Frame] = collections.deque()
         self._arrival = asyncio.Event()
@@ -104,6 +106,24 @@ class Link:
         The shortest, because a busy process at either end only adds to it.
         """
         return min(self._rtts, default=0.0)
+
+    @property
+    def carrier(self) -> str:
+        """What the present stream travels on; empty between two streams."""
+        return self._session.stream.carrier if self._session is not None else ""
+
+    @property
+    def coalesce(self) -> int:
+        """How many data frames may leave as one write. Above 1, a frame waits for others, 5 ms at most."""
+        return self._coalesce
+
+    @coalesce.setter
+    def coalesce(self, frames: int) -> None:
+        if frames < 1:
+            raise ValueError(f"coalesce: at least 1 frame, not {frames}")
+        self._coalesce = frames
+        if self._session is not None:
+            self._session.outlet.set_coalesce(frames)
 
     @property
     def lost(self) -> bool:
@@ -146,14 +166,29 @@ class Link:
             self._session.have_news()
         return frame
 
+    async def measure(self) -> LinkMeasure:
+        """Latency and bandwidth from here to the peer, by frames of their own beside whatever else is under way.
+
+        Takes about two seconds and a few round trips at most. Raises `LinkLost`.
+        """
+        while True:
+            session = self._session
+            if self._lost is not None:
+                raise LinkLost(f"link {self.name} to {self.peer_id}: {self._lost}") from self._lost
+            if session is None:
+                await self._news()
+            elif (measured := await measure_link(session.probe)) is not None:
+                return measured
+
     async def close(self) -> None:
         """Wait for acknowledgements and tell the peer (`flush_s` at most), then end. Safe to repeat; never raises."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.times.flush_s):
                 told = None
                 while self.streams and self._lost is None:
-                    # The peer answers in kind; a stream that breaks before is replaced, and the next one told again.
-                    if self._session is not told and self._session is not None and self.state.all_received:
+                    # It follows the data, and the peer answers in kind once it has all of it. A stream that breaks
+                    # before is replaced, and the next one told again.
+                    if self._session is not told and self._session is not None:
                         self._session.send_control(Kind.CLOSE)
                         told = self._session
                     await self._news()
@@ -184,13 +219,16 @@ class Link:
     def owes_news(self) -> bool:
         return self.state.owes_news
 
+    def news_is_pressing(self) -> bool:
+        return self.state.news_is_pressing
+
     def on_counters(self, received: int, consumed: int) -> None:
         before = (self.state.peer_received, self.state.peer_consumed)
         self.state.heard(received, consumed)
         if before != (self.state.peer_received, self.state.peer_consumed):
             self._progress.set()
 
-    def on_data(self, sequence: int, header: bytes, payload: bytes) -> None:
+    def on_data(self, sequence: int, header: bytearray, payload: bytearray) -> None:
         message = self._table.decode(header)
         if self.state.accept(sequence, len(header) + len(payload)):
             self.bytes_received += len(header) + len(payload)
@@ -233,8 +271,8 @@ class Link:
             log.exception("link %s failed", self.name)
             self._lose(LinkLost("an error of our own, see the log"))
 
-    async def _live(self, stream: Stream, answer: Opened | Open) -> None:
-        session = Session(stream, self._line, self, self._limits, self.times)
+    async def _live(self, stream: ByteStream, answer: Opened | Open) -> None:
+        session = Session(stream, self._line, self, self._limits, self.times, self._coalesce)
         self.streams += 1
         missing = self.state.resume(answer.received, answer.consumed, Window(answer.window_bytes, answer.window_frames))
         for outgoing in missing:

@@ -18,6 +18,9 @@ __all__ = ["LinkState", "Outgoing", "Window"]
 
 F = TypeVar("F")
 
+PRESSING = 4
+"""News of a quarter of the window cannot wait: three quarters are left to send while it travels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -53,6 +56,7 @@ class LinkState(Generic[F]):
         self._held: collections.deque[int] = collections.deque()
         self._held_bytes = 0
         self._told = (0, 0)
+        self._untold_bytes = 0
 
     def room_for(self, nbytes: int) -> bool:
         """May a frame of this size be sent now? One larger than the window goes alone."""
@@ -114,15 +118,26 @@ class LinkState(Generic[F]):
 
     def consume(self) -> None:
         """The owner took the oldest frame it had not taken."""
-        self._held_bytes -= self._held.popleft()
+        nbytes = self._held.popleft()
+        self._held_bytes -= nbytes
+        self._untold_bytes += nbytes
         self.consumed += 1
 
     def tell(self) -> tuple[int, int]:
         """The counters to put into a frame that leaves now."""
         self._told = (self.received, self.consumed)
+        self._untold_bytes = 0
         return self._told
 
     @property
     def owes_news(self) -> bool:
         """Do the counters differ from what the peer was last told?"""
         return self._told != (self.received, self.consumed)
+
+    @property
+    def news_is_pressing(self) -> bool:
+        """Has so much been consumed since that the sender may soon stand still for not knowing it?"""
+        return (
+            self.consumed - self._told[1] >= max(1, self.window.frames // PRESSING)
+            or self._untold_bytes >= self.window.nbytes // PRESSING
+        )

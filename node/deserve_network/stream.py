@@ -16,12 +16,11 @@ from typing import Any
 
 import trio
 
+from deserve_network.byte_stream import Buffer
 from deserve_network.errors import NetworkError, StreamClosed
 from deserve_network.trio_thread import TrioThread
 
-__all__ = ["Buffer", "Pump", "Stream"]
-
-Buffer = bytes | bytearray | memoryview
+__all__ = ["Pump", "Stream"]
 
 READ_AHEAD_BYTES = 8 << 20
 """A stream whose reader falls behind by this much pushes back through yamux; five seconds later its writer gives up."""
@@ -39,7 +38,7 @@ class ReadAhead:
         self._thread = thread
         self._limit = limit
         self._lock = threading.Lock()
-        self._chunks: collections.deque[bytes] = collections.deque()
+        self._chunks: collections.deque[memoryview] = collections.deque()
         self._size = 0
         self._end: str | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -50,7 +49,8 @@ class ReadAhead:
         with self._lock:
             if self._end is not None:
                 return  # abandoned: what follows a hole must not be read as if there were none
-            self._chunks.append(data)
+            # A view, so that what is left of a chunk is not copied for every piece taken from it.
+            self._chunks.append(memoryview(data))
             self._size += len(data)
             self.received += len(data)
             waiter, self._waiter = self._waiter, None
@@ -90,9 +90,9 @@ class ReadAhead:
             except NetworkError:
                 return
 
-    async def take(self, count: int) -> bytes:
+    async def take(self, count: int) -> bytearray:
         """Exactly `count` bytes. Pieces are taken as they come, so `count` may exceed the limit."""
-        parts: list[bytes] = []
+        taken = bytearray(count)
         missing = count
         while missing:
             with self._lock:
@@ -101,7 +101,7 @@ class ReadAhead:
                     if len(chunk) > missing:
                         self._chunks.appendleft(chunk[missing:])
                         chunk = chunk[:missing]
-                    parts.append(chunk)
+                    taken[count - missing : count - missing + len(chunk)] = chunk
                     missing -= len(chunk)
                     self._size -= len(chunk)
                 room = None
@@ -114,7 +114,7 @@ class ReadAhead:
             self._release(room)
             if missing:
                 await waiter
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return taken
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
@@ -261,7 +261,9 @@ def _text(error: BaseException) -> str:
 
 
 class Stream:
-    """A duplex byte stream to `peer_id`. One task may read and any number may write; a write is never interleaved."""
+    """A libp2p stream as a `ByteStream`."""
+
+    carrier = "libp2p"
 
     def __init__(self, pump: Pump, peer_id: str, protocol: str) -> None:
         self.peer_id = peer_id
@@ -277,15 +279,11 @@ class Stream:
     def bytes_sent(self) -> int:
         return self._pump.sent
 
-    async def read_exactly(self, count: int) -> bytes:
-        """The next `count` bytes. Raises `StreamClosed` where the stream ends before."""
+    async def read_exactly(self, count: int) -> bytearray:
         return await self._pump.inbox.take(count)
 
     async def write(self, buffers: Sequence[Buffer]) -> None:
-        """Send one-dimensional byte buffers back to back, as one unit; returns once yamux has taken all of it.
-
-        They are not copied and must not change until then, or after a cancelled call. Raises `StreamClosed`.
-        """
+        """As `ByteStream.write`; returns once yamux has taken all of it."""
         if self._over:
             raise StreamClosed("the stream is closed")
         done: asyncio.Future[None] = self._pump.thread.loop.create_future()
@@ -293,7 +291,6 @@ class Stream:
         await done
 
     async def close(self) -> None:
-        """Send what is queued, then say that nothing follows. Unread bytes are dropped; never raises."""
         if self._over:
             return
         self._over = True
@@ -310,7 +307,6 @@ class Stream:
         self._pump.inbox.abandon("the stream is closed")
 
     async def reset(self) -> None:
-        """End the stream at once in both directions; what was queued may be lost. Never raises."""
         self._over = True
         with contextlib.suppress(NetworkError):
             self._pump.thread.post(self._pump.reset)

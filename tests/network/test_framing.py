@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deserve_network.errors import ProtocolError, StreamClosed
-from deserve_network.framing import PREAMBLE_BYTES, Kind, Limits, Preamble, byte_views, read_frame
+from deserve_network.framing import PREAMBLE_BYTES, PROBE_BYTES, Kind, Limits, Preamble, byte_views, read_frame
 
 LIMITS = Limits(header_bytes=1000, payload_bytes=2000)
 
@@ -19,12 +19,12 @@ class Recorded:
         self.data = data
         self.asked: list[int] = []
 
-    async def read_exactly(self, count: int) -> bytes:
+    async def read_exactly(self, count: int) -> bytearray:
         self.asked.append(count)
         if count > len(self.data):
             raise StreamClosed("over")
         taken, self.data = self.data[:count], self.data[count:]
-        return taken
+        return bytearray(taken)
 
 
 counters = st.integers(0, 2**64 - 1)
@@ -63,6 +63,15 @@ def test_what_is_not_ours_is_named(at: int, value: bytes, message: str) -> None:
     data[at : at + len(value)] = value
     with pytest.raises(ProtocolError, match=message):
         Preamble.decode(bytes(data), LIMITS)
+
+
+def test_a_probe_carries_a_payload_of_bounded_size_and_no_header() -> None:
+    limits = Limits(1000, 64 << 20)
+    assert Preamble.decode(Preamble(Kind.PROBE, 0, PROBE_BYTES, 3).encode(), limits).payload_bytes == PROBE_BYTES
+    with pytest.raises(ProtocolError, match="PROBE frame with 1048577 bytes"):
+        Preamble.decode(Preamble(Kind.PROBE, 0, PROBE_BYTES + 1).encode(), limits)
+    with pytest.raises(ProtocolError, match="PROBE frame with 9 bytes"):
+        Preamble.decode(Preamble(Kind.PROBE, 1, 8).encode(), limits)
 
 
 def test_a_control_frame_carries_no_content() -> None:

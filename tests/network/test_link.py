@@ -131,6 +131,47 @@ async def test_emulated_bandwidth_limits_a_direction(link_up: LinkUp) -> None:
     assert time.monotonic() - begun >= 0.19
 
 
+@pytest.mark.parametrize("mbit", [1, 5])
+async def test_a_measurement_finds_latency_and_bandwidth_of_each_direction(link_up: LinkUp, mbit: float) -> None:
+    near, far = await link_up(shape=LinkShape(latency_ms=40, mbit=mbit))
+    for measured in await asyncio.gather(near.measure(), far.measure()):
+        assert 0.039 < measured.latency_s < 0.2
+        assert measured.bytes_per_s == pytest.approx(mbit * 1e6 / 8, rel=0.2)  # 1 % on a quiet machine
+
+
+async def test_data_passes_while_a_link_is_measured(link_up: LinkUp) -> None:
+    near, far = await link_up()
+    await asyncio.gather(near.measure(), send_all(near, 50, bytes(10_000)), receive_all(far, 50))
+    assert near.bytes_sent == far.bytes_received < 1 << 20  # probes are not counted
+
+
+async def test_a_measurement_starts_over_on_the_next_stream(link_up: LinkUp) -> None:
+    near, _ = await link_up(shape=LinkShape(latency_ms=100))
+    measuring = asyncio.create_task(near.measure())
+    await asyncio.sleep(0)
+    await near.drop_stream()
+    assert (await measuring).latency_s > 0.099
+    assert near.streams == 2
+
+
+async def test_a_measurement_of_a_lost_link_says_so(link_up: LinkUp) -> None:
+    near, _ = await link_up()
+    measuring = asyncio.create_task(near.measure())
+    await asyncio.sleep(0)
+    await near.close()
+    with pytest.raises(LinkLost):
+        await measuring
+
+
+async def test_frames_that_wait_for_company_arrive_in_order_and_soon(link_up: LinkUp) -> None:
+    near, far = await link_up()
+    near.coalesce = 4
+    await send_all(near, 10)
+    assert await asyncio.wait_for(receive_all(far, 10), 2) == list(range(10))
+    with pytest.raises(ValueError, match="at least 1"):
+        near.coalesce = 0
+
+
 async def test_a_cancelled_send_or_receive_loses_nothing(link_up: LinkUp) -> None:
     near, far = await link_up(window=Window(nbytes=1 << 20, frames=2))
     await send_all(near, 2)

@@ -165,3 +165,15 @@ def test_news_is_owed_until_it_is_told() -> None:
     assert receiver.owes_news
     receiver.tell()
     assert not receiver.owes_news
+
+
+def test_news_presses_once_a_quarter_of_the_window_is_consumed_and_untold() -> None:
+    by_frames, by_bytes = connected(Window(nbytes=1000, frames=8)), connected(Window(nbytes=100, frames=80))
+    for state, nbytes in ((by_frames, 1), (by_bytes, 15)):
+        for sequence in (1, 2):
+            assert state.accept(sequence, nbytes)
+            assert not state.news_is_pressing
+            state.consume()
+            assert state.news_is_pressing == (sequence == 2)
+        state.tell()
+        assert not state.news_is_pressing

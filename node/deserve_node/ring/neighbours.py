@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 
-from deserve_network.control_messages import Assign, LinkShape, StagePlace
+from deserve_network.control_messages import Assign, LinkMeasure, LinkShape, StagePlace
 from deserve_network.errors import ClosedByPeer, LinkLost, NetworkError
 from deserve_network.link import Link
 from deserve_network.links import Links
@@ -65,11 +65,18 @@ class Neighbours:
         """Close all links at once: one whose peer is gone takes its flushing time. Safe to repeat."""
         await asyncio.gather(*(link.close() for link in self._open))
 
+    async def measure(self) -> LinkMeasure:
+        """The link to the stage that our results go to; all zero in a ring of one. Raises `LinkLost`."""
+        return await self._onward.measure() if self._onward is not None else LinkMeasure(0.0, 0.0, 0.0, 0.0)
+
+    @property
+    def _onward(self) -> Link | None:
+        return self.next or self.token
+
     @property
     def rtt_s(self) -> float:
         """To the stage that our results go to."""
-        onward = self.next or self.token
-        return onward.rtt_s if onward is not None else 0.0
+        return self._onward.rtt_s if self._onward is not None else 0.0
 
     @property
     def bytes_sent(self) -> int:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from deserve_network.control_messages import Assign, ModelRef, StagePlace
+from deserve_network.control_messages import Assign, LinkMeasure, LinkShape, ModelRef, StagePlace
 from deserve_network.errors import LinkLost
 from deserve_network.host import Host
 from deserve_network.identity import generate_identity
@@ -27,9 +27,9 @@ async def hosts():
         yield here, there
 
 
-def assigns(*hosts):
+def assigns(*hosts, shapes=()):
     places = tuple(StagePlace(host.peer_id, f"node-{n}", host.addresses, n, n + 1) for n, host in enumerate(hosts))
-    return [Assign("r", 1, stage, places, MODEL, ()) for stage in range(len(hosts))]
+    return [Assign("r", 1, stage, places, MODEL, shapes) for stage in range(len(hosts))]
 
 
 async def failure_of(neighbours):
@@ -52,6 +52,17 @@ async def test_head_and_tail_have_two_links_between_them(hosts):
     assert said_goodbye(left.value)
     await head.close()
     await head.close()
+
+
+async def test_a_stage_measures_its_onward_link_and_the_tail_the_one_to_the_head(hosts):
+    shapes = (LinkShape(latency_ms=30, mbit=5), LinkShape(latency_ms=60, mbit=2))
+    shaped = assigns(*hosts, shapes=shapes)
+    head, tail = (Neighbours(assign, Links(host, times=TIMES)) for assign, host in zip(shaped, hosts, strict=True))
+    await asyncio.gather(head.connect(), tail.connect())
+    for measured, shape in zip(await asyncio.gather(head.measure(), tail.measure()), shapes, strict=True):
+        assert shape.latency_ms < measured.latency_s * 1e3 + 1 < shape.latency_ms + 100
+        assert measured.bytes_per_s == pytest.approx(shape.mbit * 1e6 / 8, rel=0.2)
+    await asyncio.gather(head.close(), tail.close())
 
 
 async def test_a_neighbour_that_vanishes_is_the_suspect(hosts):
@@ -91,4 +102,5 @@ async def test_a_ring_of_one_has_no_links(hosts):
     neighbours = Neighbours(assigns(hosts[0])[0], Links(hosts[0]))
     await neighbours.connect()
     assert (neighbours.next, neighbours.previous, neighbours.token, neighbours.rtt_s) == (None, None, None, 0.0)
+    assert await neighbours.measure() == LinkMeasure(0.0, 0.0, 0.0, 0.0)
     assert neighbours.suspect(ValueError("ours")) == ""
