@@ -39,6 +39,7 @@ SUBCOMMANDS = {
     ),
     "model": Subcommand("deserve_models.commands:model", "Find, fetch and inspect models.", "node"),
     "node": Subcommand("deserve_node.commands:node", "Lend this machine to a network.", "node"),
+    "plan": Subcommand("deserve_node.plan_commands:plan", "Plan a ring on paper: what it would do, and why.", "node"),
     "testnet": Subcommand("deserve_testnet.commands:testnet", "Run a whole network on this machine.", "node"),
 }
 

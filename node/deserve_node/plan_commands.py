@@ -1,0 +1,97 @@
+"""`deserve plan`: what a ring of given nodes and links would do, without any of them. Results on stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+__all__ = ["plan"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+CODECS = ("raw", "bf16", "int8")
+
+
+@click.command()
+@click.option(
+    "--nodes",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file of nodes and links, in the order of the ring.",
+)
+@click.option("--model", help='"demo", a directory, a .gguf file or a Hub id; no weights are read.')
+@click.option(
+    "--stage-profile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file of what stages take and hold, in place of a model: that of `deserve testnet run`.",
+)
+@click.option(
+    "--dtype", type=click.Choice(DTYPES), default="bfloat16", show_default=True, help="Precision of the model."
+)
+@click.option("--prompt-tokens", type=click.FloatRange(1), default=256, show_default=True, help="Mean prompt.")
+@click.option("--new-tokens", type=click.FloatRange(1), default=256, show_default=True, help="Mean generated tokens.")
+@click.option("--rows", type=click.IntRange(0), default=0, help="Rows of the batch; 0: no end.  [default: 0]")
+@click.option("--max-rows", type=click.IntRange(1), default=4096, show_default=True, help="Rows in flight at most.")
+@click.option(
+    "--codec", "codecs", multiple=True, type=click.Choice(CODECS), help="Allowed wire codecs.  [default: raw]"
+)
+@click.option("--set", "by_hand", default="", metavar="KEY=VALUE,...", help="Set parts of the plan by hand.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def plan(
+    nodes: Path,
+    model: str | None,
+    stage_profile: Path | None,
+    dtype: str,
+    prompt_tokens: float,
+    new_tokens: float,
+    rows: int,
+    max_rows: int,
+    codecs: tuple[str, ...],
+    by_hand: str,
+    as_json: bool,
+) -> None:
+    """Plan a ring on paper: microbatches, swapping and codec, and the tokens/s to expect.
+
+    Parts set by hand: microbatches, rows (per microbatch), swap_pages, step_budget_ms.
+    """
+    from deserve_models.errors import ModelError
+    from deserve_node.errors import NodeError
+    from deserve_node.paper_rings import PaperRing, from_model, from_profile
+    from deserve_plan.figures import Workload
+    from deserve_plan.keeper import PlanQuestion
+    from deserve_plan.paper import PaperError
+    from deserve_plan.plan import PlanOverrides
+
+    if (model is None) == (stage_profile is None):
+        raise click.UsageError("give either --model or --stage-profile")
+    try:
+        overrides = PlanOverrides.parse(by_hand)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--set") from error
+    # In order of how much they change, whatever the order on the command line.
+    allowed = tuple(codec for codec in CODECS if codec in (codecs or ("raw",)))
+    ring: PaperRing
+    try:
+        ring = from_profile(nodes, stage_profile) if stage_profile else from_model(nodes, model or "", dtype)
+        workload = Workload(prompt_tokens, new_tokens, rows)
+        question = PlanQuestion(ring.figures, workload, max_rows, allowed, 1 << 16, overrides)
+        found = question.solve()
+    except ModelError as error:
+        _fail(f"--model: {error}")
+    except (PaperError, NodeError) as error:
+        _fail(str(error))
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found) | {"nodes": ring.names, "layers": ring.layers}))
+        return
+    from deserve_node.plan_table import table
+
+    click.echo(table(ring, workload, found))
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(2)
