@@ -159,6 +159,11 @@ def status(url: str, api_key_file: Path | None, data: Path | None, as_json: bool
         click.echo(f"node {node['name']:<20} {node['state']:<8} {node['memory_bytes'] >> 20} MiB")
     for ring in network["rings"]:
         click.echo(f"ring {ring['ring']} epoch {ring['epoch']} {ring['state']}, {ring['rows_active']} rows")
+        if plan := ring["plan"]:
+            click.echo(
+                f"  {plan['microbatches']} microbatches of {plan['rows_per_microbatch']} rows, "
+                f"{plan['predicted_tokens_per_s']:.1f} tokens/s predicted, {plan['measured_tokens_per_s']:.1f} measured"
+            )
         for stage in ring["stages"]:
             first, last = stage["layers"]
             click.echo(f"  {stage['node']:<20} layers {first}-{last - 1}, busy {stage['busy_fraction']:.0%}")

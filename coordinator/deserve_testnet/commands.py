@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from deserve_client.options import read_codecs
 from deserve_testnet.errors import TestnetError
 
 __all__ = ["testnet"]
@@ -119,9 +120,26 @@ def testnet() -> None:
 @click.option("--input", "source", type=click.Path(path_type=Path), required=True, help="OpenAI batch lines.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Written whole, in input order.")
 @click.option("--timeout-s", default=0.0, help="Give the rows at most this long; 0 is no limit.")
+@click.option(
+    "--codec",
+    "codecs",
+    multiple=True,
+    callback=read_codecs,
+    metavar="NAME",
+    help="Allow this wire codec besides raw: bf16 or int8. May be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @click.pass_context
-def run(ctx: click.Context, /, source: Path, output: Path, timeout_s: float, as_json: bool, **flags: Any) -> None:
+def run(
+    ctx: click.Context,
+    /,
+    source: Path,
+    output: Path,
+    timeout_s: float,
+    codecs: list[str],
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Start a network, send a batch file through it, write the results, and end it.
 
     Exit codes: 0 every row has a result, 1 failed, 2 wrong flags or input, 3 some rows have an error, 4 no network,
@@ -130,7 +148,7 @@ def run(ctx: click.Context, /, source: Path, output: Path, timeout_s: float, as_
     from deserve_testnet.run import run_file
 
     config = _config(flags)
-    report = _run(lambda: run_file(config, source, output, timeout_s=timeout_s, say=_say))
+    report = _run(lambda: run_file(config, source, output, timeout_s=timeout_s, codecs=codecs, say=_say))
     click.echo(json.dumps(report.as_json()) if as_json else report.as_text())
     ctx.exit(report.exit_code)
 

@@ -9,6 +9,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from deserve_testnet.plan_figures import PlanFigures
+
 __all__ = ["Load", "RunReport", "StageLoad"]
 
 
@@ -38,6 +40,8 @@ class RunReport:
     rows_per_microbatch: int
     setup_s: float
     output: str
+    plans: tuple[PlanFigures, ...] = ()
+    """Of each ring, the last that held while it had rows."""
 
     @property
     def exit_code(self) -> int:
@@ -47,7 +51,10 @@ class RunReport:
         return 3 if self.completed else 1
 
     def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        for plan, shown in zip(self.plans, values["plans"], strict=True):
+            shown["ratio"] = plan.ratio
+        return values
 
     def as_text(self) -> str:
         """The same for a reader."""
@@ -57,9 +64,14 @@ class RunReport:
             f"time      {self.elapsed_s:.1f} s, {self.tokens_per_s:.1f} tokens/s (set-up {self.setup_s:.1f} s)",
             f"in flight {self.microbatches} microbatches of up to {self.rows_per_microbatch} rows",
         ]
-        for stage in self.stages:
+        for plan in self.plans:
+            lines += plan.lines()
+        for number, stage in enumerate(self.stages):
             first, last = stage.layers
-            lines.append(f"  {stage.node:<8} layers {first:>3} to {last - 1:<3} {stage.busy_fraction:>4.0%} busy")
+            line = f"  {stage.node:<8} layers {first:>3} to {last - 1:<3} {stage.busy_fraction:>4.0%} busy"
+            # Stages of several rings, or of one that was cut anew, are not told apart here.
+            steady = self.plans[0].stage_line(number) if len(self.plans) == 1 else ""
+            lines.append(f"{line} {steady}".rstrip())
         return "\n".join([*lines, f"output    {self.output}"])
 
 
@@ -73,6 +85,7 @@ class Load:
         """Of all rings since they began."""
         self._busy: dict[tuple[str, tuple[int, int]], float] = {}
         self._tokens: dict[tuple[str, int], int] = {}
+        self._plans: dict[str, PlanFigures] = {}
 
     def add(self, view: dict[str, Any]) -> None:
         """Take one `GET /v1/network` object into account.
@@ -87,10 +100,19 @@ class Load:
             name, tokens = (ring["ring"], ring["epoch"]), ring["completion_tokens"] + ring["prompt_tokens"]
             grew = tokens > self._tokens.get(name, 0)
             self._tokens[name] = tokens
+            plan = PlanFigures.of(ring)
+            # Of an idle ring the last plan that had rows to serve is kept.
+            if plan is not None and (grew or ring["ring"] not in self._plans):
+                self._plans[ring["ring"]] = plan
             for stage in ring["stages"]:
                 first, last = stage["layers"]
                 key = (stage["node"], (first, last))
                 self._busy[key] = stage["busy_fraction"] if grew else self._busy.get(key, 0.0)
+
+    @property
+    def plans(self) -> tuple[PlanFigures, ...]:
+        """Of each ring, the last that was reported while tokens still grew."""
+        return tuple(self._plans.values())
 
     @property
     def stages(self) -> tuple[StageLoad, ...]:

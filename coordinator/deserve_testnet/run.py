@@ -39,6 +39,7 @@ async def run_file(
     output: Path,
     *,
     timeout_s: float = 0.0,
+    codecs: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> RunReport:
     """Start a network, send `source` through it, write `output`, end the network; `say` hears how the start goes on.
@@ -48,18 +49,24 @@ async def run_file(
     """
     _check_before_start(source, output)
     async with Testnet(config, say) as net:
-        return await net.unless_one_dies(run_batch(net, source, output, timeout_s=timeout_s))
+        return await net.unless_one_dies(run_batch(net, source, output, timeout_s=timeout_s, codecs=codecs))
 
 
-async def run_batch(net: Testnet, source: Path, output: Path, *, timeout_s: float = 0.0) -> RunReport:
-    """Send `source` through a running network and write `output`, results and errors in input order."""
+async def run_batch(
+    net: Testnet, source: Path, output: Path, *, timeout_s: float = 0.0, codecs: Sequence[str] = ()
+) -> RunReport:
+    """Send `source` through a running network and write `output`, results and errors in input order.
+
+    `codecs` are the wire codecs that its batches allow beside "raw".
+    """
     with tempfile.TemporaryDirectory(prefix="deserve-parts-", dir=net.directory) as directory:
         parts, numbers = _check(source, Path(directory))
         async with CoordinatorClient(Settings(net.base_url, net.api_key)) as client:
             files = [await client.upload(part.path) for part in parts]
             begin = time.monotonic()
             batches = [
-                await client.create_batch(file["id"], part.endpoint) for file, part in zip(files, parts, strict=True)
+                await client.create_batch(file["id"], part.endpoint, codecs=codecs)
+                for file, part in zip(files, parts, strict=True)
             ]
             joined = JoinedBatches(client, [batch["id"] for batch in batches])
             total = await _follow(client, joined, source.name, timeout_s)
@@ -81,6 +88,7 @@ async def run_batch(net: Testnet, source: Path, output: Path, *, timeout_s: floa
         rows_per_microbatch=joined.load.rows_per_microbatch,
         setup_s=round(net.setup_s, 3),
         output=str(output),
+        plans=joined.load.plans,
     )
 
 

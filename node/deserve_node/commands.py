@@ -172,6 +172,12 @@ def status(data: Path, http: str | None, as_json: bool) -> None:
         f"{found['rtt_ms']:.0f} ms to the next stage\n"
         f"failures     {found['ring_failures']}"
     )
+    if plan := found["plan"]:
+        steady = f"{plan['measured_tokens_per_s']:.1f} in its steady state" if plan["steady_s"] else "not steady yet"
+        click.echo(
+            f"plan         {plan['microbatches']} microbatches of {plan['rows_per_microbatch']} rows, "
+            f"{plan['predicted_tokens_per_s']:.1f} tokens/s predicted, {steady}, bound by {plan['bound']}"
+        )
 
 
 def _announcer(as_json: bool) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
@@ -34,7 +35,10 @@ class _Collector:
     def collect(self) -> Iterator[Metric]:
         stats = asdict(self._daemon.stats())
         for name, value in stats.items():
-            if isinstance(value, str) or name == "epoch":
+            if isinstance(value, str) or value is None or name == "epoch":
+                continue
+            if name == "plan":
+                yield from _plan_metrics(value)
                 continue
             kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
             yield kind(f"deserve_node_{name}", f"Stats.{name} of the current ring membership", value=value)
@@ -44,6 +48,11 @@ class _Collector:
         yield CounterMetricFamily(
             "deserve_node_ring_failures", "Memberships that ended in an error", value=self._daemon.ring_failures
         )
+
+
+def _plan_metrics(plan: dict[str, Any]) -> Iterator[Metric]:
+    for name in ("predicted_tokens_per_s", "measured_tokens_per_s", "steady_s", "plans"):
+        yield GaugeMetricFamily(f"deserve_node_plan_{name}", f"PlanReport.{name} of the head", value=plan[name])
 
 
 class StatusServer:

@@ -8,7 +8,7 @@ from rich.console import Console
 from deserve_client.errors import UnreachableError
 from deserve_client.live_display import render
 from deserve_client.progress import PlainDisplay, follow, make_display
-from deserve_client.snapshot import NodeLoad, Rate, Snapshot, snapshot
+from deserve_client.snapshot import NodeLoad, Rate, Snapshot, snapshot, summary
 
 NETWORK = {
     "rings": [
@@ -49,6 +49,18 @@ def test_a_snapshot_without_network_counts_finished_rows():
     snapshot(batch(), None, rate, 0.0)
     view = snapshot(batch(completed=2, failed=1, output_tokens=30), None, rate, 2.0)
     assert (view.tokens_per_s, view.completed, view.failed, view.total, view.nodes) == (15, 2, 1, 4, ())
+
+
+def test_a_prediction_is_shown_beside_a_rate_once_every_ring_has_one():
+    def shown(*plans):
+        network = {"rings": [{**ring, "plan": plan} for ring, plan in zip(NETWORK["rings"], plans, strict=True)]}
+        rate = Rate()
+        rate.add(0.0, 0)
+        return summary(snapshot(batch(), network, rate, 2.0))
+
+    plan = {"predicted_tokens_per_s": 20.0}
+    assert shown(plan, plan).endswith("tokens/s (40.0 predicted)")
+    assert shown(plan, None).endswith("tokens/s")
 
 
 def test_plain_lines_come_at_a_sane_rate():
