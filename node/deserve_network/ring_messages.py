@@ -34,7 +34,8 @@ RING_PROTOCOL = "/deserve/ring/1"
 CODEC_NAMES = ("raw", "bf16", "int8")
 """Wire codecs (`deserve_kernels.codecs`), the one that changes least first."""
 MAX_CONTEXT = 1 << 20
-MAX_CHUNKS = 4096
+MAX_CHUNKS = 1 << 15
+"""Of a step; rows that a head may have in flight, and those it computes ahead, can all leave before one."""
 MAX_TOP_LOGPROBS = 20
 
 

@@ -90,7 +90,7 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
 @click.option("--name", help="How this node is shown to others.  [default: the host name]")
 @click.option("--join-token-file", help="File with the token of a coordinator that asks for one, mode 0600.")
 @click.option("--model-path", multiple=True, metavar="ID=DIR", help="Where the model that the coordinator calls ID is.")
-@click.option("--max-rows", type=click.IntRange(16, 4096), help="Rows in flight, as head of a ring.  [default: 256]")
+@click.option("--max-rows", type=click.IntRange(16, 16384), help="Rows in flight at most, as head.  [default: 1024]")
 @click.option("--kv-memory", help="Device memory for KV at most.  [default: what the weights leave]")
 @click.option("--host-memory", help="Host memory for KV that is swapped, such as 32GiB.  [default: none]")
 @click.option("--copy-rate", help="Bound on copies between host and device, bytes a second, such as 12GB.")

@@ -7,7 +7,6 @@ messages in and out.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 import time
@@ -32,6 +31,7 @@ from deserve_network.control_messages import (
     StageReady,
     Stats,
 )
+from deserve_network.link import MAX_PAYLOAD_BYTES
 from deserve_network.links import Links
 from deserve_node.background import BackgroundThread
 from deserve_node.engine import PoolShape
@@ -41,15 +41,15 @@ from deserve_node.loaded_stage import LoadedStage, load_stage
 from deserve_node.measure import machine_id
 from deserve_node.outbox import Outbox, returned_in_parts
 from deserve_node.ring.compute import Compute
+from deserve_node.ring.figures import ring_figures
 from deserve_node.ring.head import Head, HeadLinks
 from deserve_node.ring.kv_budget import KvBudget
 from deserve_node.ring.neighbours import LINK_DEADLINE_S, Neighbours, first_cause
-from deserve_node.ring.planning import RingTiming, plan_for
+from deserve_node.ring.planning import Planner
 from deserve_node.ring.scheduler import Scheduler
 from deserve_node.ring.stage import Stage, Tail
 from deserve_node.timed.profile import RingProfile
 from deserve_node.timed.stage import timed_stage
-from deserve_plan.cost import StageCost
 from deserve_plan.plan import PlanOverrides
 from deserve_text.tokenizer import TextModel
 
@@ -179,16 +179,26 @@ class RingMember:
             [PoolShape(pool.window, pool.chunk, pool.pages, pool.host_pages, ready.page_tokens) for pool in ready.pools]
             for ready in begin.ready
         ]
-        timing, most_rows = RingTiming.measured(begin.ready), self._lending.max_rows
-        budget = self._lending.token_budget
+        shard, lending = self._compute.engine.shard, self._lending
+        token_bytes = shard.hidden_size * shard.dtype.itemsize
+        step_tokens = min(lending.token_budget, MAX_PAYLOAD_BYTES // token_bytes)
+        try:
+            planner = Planner(
+                ring_figures(begin.ready, hidden=shard.hidden_size, value_bytes=shard.dtype.itemsize),
+                max_rows=lending.max_rows,
+                step_tokens=step_tokens,
+                overrides=lending.overrides,
+            )
+        except ValueError as error:
+            raise AssignmentError(f"Begin cannot be planned for: {error}") from error
         scheduler = Scheduler(
             KvBudget(pools),
-            plan_for(timing, most_rows, budget),
-            [StageCost(*dataclasses.astuple(ready.cost)) for ready in begin.ready],
-            plan_for=lambda rows: plan_for(timing, rows, budget),
-            max_rows=most_rows,
-            max_tokens=budget,
-            latency_s=sum(ready.link.latency_s for ready in begin.ready),
+            planner.plan,
+            planner.costs,
+            plan_for=planner.plan_for,
+            max_rows=lending.max_rows,
+            max_tokens=step_tokens,
+            latency_s=planner.latency_s,
         )
         links = None
         if self._neighbours.next is not None and self._neighbours.token is not None:
@@ -201,6 +211,7 @@ class RingMember:
             text=self._text,
             desk=self.outbox,
             links=links,
+            planner=planner,
         )
         self._began_s = time.monotonic()
         self._began.set()
@@ -284,6 +295,7 @@ class RingMember:
             prompt_tokens=head.prompt_tokens if head else 0,
             microbatches=head.microbatches if head else 0,
             rows_per_microbatch=head.rows_per_microbatch if head else 0,
+            plan=head.plan_report() if head else None,
         )
 
     async def close(self) -> None:

@@ -52,10 +52,11 @@ class NodeSettings:
     """Holds the token of a coordinator that asks for one; readable by its owner only."""
     model_paths: tuple[str, ...] = ()
     """ID=DIRECTORY pairs: where this machine keeps a model that the coordinator names by another path."""
-    max_rows: int = 256
-    """Rows in flight, where this node is the head of a ring."""
-    token_budget: int = 256
-    """Tokens of one step, where this node is the head of a ring."""
+    max_rows: int = 1024
+    """Rows in flight at most, where this node is the head of a ring; how many there are is for the plan to say."""
+    token_budget: int = 2048
+    """Tokens of one step at most, where this node is the head of a ring: activations take memory. What bounds a step
+    otherwise is the time that the plan gives it."""
     kv_memory_bytes: int = 0
     """Of KV on the device at most; 0: what the weights leave of `memory_bytes`."""
     host_memory_bytes: int = 0
@@ -159,8 +160,8 @@ def _check(settings: NodeSettings) -> None:
         ("copy_bytes_per_s", 0, _MOST_BYTES),
         ("page_tokens", 1, 1024),
         ("threads", 0, 4096),
-        ("max_rows", 16, 4096),
-        ("token_budget", 16, 4096),
+        ("max_rows", 16, 16384),
+        ("token_budget", 16, 16384),
     ):
         if not least <= getattr(settings, key) <= most:
             raise SettingsError(f"{key}: must be from {least} to {most}")

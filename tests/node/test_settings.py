@@ -44,7 +44,7 @@ def test_no_amounts_of_memory_are_named(text):
         ("memory_bytes", -1),
         ("threads", -1),
         ("max_rows", 15),
-        ("max_rows", 5000),
+        ("max_rows", 20000),
         ("token_budget", 0),
         ("device", "tpu"),
         ("device", "cuda:x"),

@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from deserve_network.control_messages import MAX_LEASE_ROWS, Lease, LeasedRow, RowLog, RowResult
+from deserve_network.control_messages import MAX_LEASE_ROWS, Lease, LeasedRow, PlanReport, RowLog, RowResult
 from deserve_network.link import Link
 from deserve_network.ring_messages import Sampled, SampledToken, Step, Tune
 from deserve_node.errors import NodeError
 from deserve_node.ring.compute import Compute, Computed, StepWork
 from deserve_node.ring.payload import pack_payload
+from deserve_node.ring.planning import Planner
 from deserve_node.ring.rows import HeadRow, error_result, open_row
 from deserve_node.ring.scheduler import Scheduler
 from deserve_node.ring.step_plan import Row, StepPlan
+from deserve_plan.cost import StepLoad
+from deserve_plan.keeper import ReturnedStep
 from deserve_plan.plan import RingPlan
 from deserve_text.errors import RequestError
 from deserve_text.tokenizer import TextModel
@@ -31,6 +34,9 @@ from deserve_text.tokenizer import TextModel
 __all__ = ["Desk", "Head", "RingProtocolError"]
 
 log = logging.getLogger(__name__)
+
+MOST_STEP_S = 3600.0
+"""No stage spends so long on a step."""
 
 
 class RingProtocolError(NodeError):
@@ -56,6 +62,15 @@ class HeadLinks:
     tail: Link
 
 
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A step that is not back yet."""
+
+    submitted_s: float
+    load: StepLoad
+    prompt_tokens: int
+
+
 class Head:
     """Runs until cancelled, or until a link fails (which it raises). All methods belong to the event loop's thread."""
 
@@ -69,7 +84,10 @@ class Head:
         text: TextModel,
         desk: Desk,
         links: HeadLinks | None,
+        planner: Planner | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """Without a planner the scheduler keeps the plan that it has."""
         self._ring = ring
         self._epoch = epoch
         self._compute = compute
@@ -77,6 +95,9 @@ class Head:
         self._text = text
         self._desk = desk
         self._links = links
+        self._planner = planner
+        self._clock = clock
+        self._under_way: dict[int, _UnderWay] = {}
         self._rows: dict[int, HeadRow] = {}
         self._wake = asyncio.Event()
         self._asked = False
@@ -97,6 +118,8 @@ class Head:
         """Drive the ring. Raises `LinkLost` or `RingProtocolError` (in an exception group) when it cannot go on."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._drive(), name=f"{self._ring} drive")
+            if self._planner is not None:
+                tasks.create_task(self._plan(self._planner), name=f"{self._ring} plan")
             if self._links is not None:
                 tasks.create_task(self._collect(self._links.tail), name=f"{self._ring} collect")
 
@@ -115,6 +138,8 @@ class Head:
                 self._rows[opened.row.key] = opened
                 self._scheduler.add(opened.row)
                 self.prompt_tokens += len(opened.row.prompt)
+                if self._planner is not None:
+                    self._planner.row_started(len(opened.row.prompt), opened.row.most_new)
                 self._wake.set()
         # Not before: rows that are not open yet would pass for room, and be asked for twice.
         self._asked = False
@@ -142,6 +167,20 @@ class Head:
         """The token logs of all rows under way, for the coordinator to lease out again."""
         return [row.log() for row in self._rows.values()]
 
+    def plan_report(self) -> PlanReport | None:
+        """The plan and what became of it; None without a planner."""
+        return None if self._planner is None else self._planner.report()
+
+    async def _plan(self, planner: Planner) -> None:
+        """Follow another plan whenever one is found that fits the ring better, from the next step on."""
+        await planner.propose_codec()
+        while True:
+            if await planner.solve_next():
+                self._scheduler.apply_plan(planner.plan, planner.costs, planner.latency_s)
+                log.info("%s: %s", self._ring, _described(planner.plan))
+                await planner.propose_codec()
+            self._wake.set()
+
     async def _drive(self) -> None:
         # One step computes and the next is composed and queued: the compute thread never waits for the scheduler.
         submitted: asyncio.Queue[tuple[StepPlan, asyncio.Future[Computed]]] = asyncio.Queue(1)
@@ -164,7 +203,9 @@ class Head:
             await self._announce(plan)
             inputs = torch.tensor(plan.token_ids, dtype=torch.int64)
             work = StepWork(plan.microbatch, plan.released, plan.chunks, inputs)
-            await submitted.put((plan, self._compute.submit(work)))
+            computing = self._compute.submit(work)
+            self._under_way[plan.step] = _UnderWay(self._clock(), plan.load, plan.prompt_tokens)
+            await submitted.put((plan, computing))
 
     def _ask(self) -> None:
         if self._asked:
@@ -175,7 +216,8 @@ class Head:
         # Asking for a handful at a time would cost a round trip to the coordinator per row.
         if room >= max(1, target // 8):
             self._asked = True
-            self._desk.want_rows(min(room, MAX_LEASE_ROWS), self._scheduler.plan.codec)
+            codec = self._scheduler.plan.codec if self._planner is None else self._planner.proposed_codec
+            self._desk.want_rows(min(room, MAX_LEASE_ROWS), codec)
 
     async def _announce(self, plan: StepPlan) -> None:
         """Tell the tail of the rows that are new to it."""
@@ -234,6 +276,9 @@ class Head:
             grown = self._scheduler.complete(sampled.step, sampled.microbatch, sampled.drawn)
         except ValueError as error:
             raise RingProtocolError(str(error)) from error
+        if (step := self._under_way.pop(sampled.step, None)) is None:
+            raise RingProtocolError(f"step {sampled.step} came back before it was computed")
+        self._learn(sampled, step)
         results = [self._give_up(owners[f.sequence], f.reason) for f in sampled.failed if f.sequence in owners]
         for row, token in grown:
             finished = self._grow(row, token)
@@ -242,6 +287,27 @@ class Head:
         if results:
             self._desk.rows_done(results)
         self._wake.set()
+
+    def _learn(self, sampled: Sampled, step: _UnderWay) -> None:
+        """Let the planner know what the step took."""
+        if self._planner is None:
+            return
+        compute_s = [timing.compute_s for timing in sampled.timings]
+        if len(compute_s) != self._planner.stages or not all(0 <= spent_s < MOST_STEP_S for spent_s in compute_s):
+            raise RingProtocolError(f"step {sampled.step} came back with the timings {sampled.timings}")
+        now = self._clock()
+        self._planner.returned(
+            ReturnedStep(
+                now_s=now,
+                trip_s=now - step.submitted_s,
+                load=step.load,
+                prompt=step.prompt_tokens,
+                drawn=len(sampled.drawn),
+                compute_s=compute_s,
+                running=self._scheduler.decoding,
+                microbatches=self._scheduler.microbatches,
+            )
+        )
 
     def _give_up(self, head_row: HeadRow, reason: str) -> RowResult:
         del self._rows[head_row.row.key]
@@ -258,7 +324,16 @@ class Head:
             return None
         del self._rows[row.key]
         self._scheduler.finish(row)
+        if self._planner is not None:
+            self._planner.row_ended(row.most_new, len(row.generated))
         return head_row.result(int(time.time()))
+
+
+def _described(plan: RingPlan) -> str:
+    return (
+        f"{plan.microbatches} microbatches of {plan.rows_per_microbatch} rows, steps of {plan.step_budget_s:.3g} s, "
+        f"swapped pages {plan.swap_pages}"
+    )
 
 
 def _tune(ring: str, epoch: int, plan: RingPlan) -> Tune:

@@ -6,8 +6,8 @@ into it; stages see the steps in the same order, so no stage is ever asked for a
 pages are reserved when its row is admitted: rows half way through their prompts cannot starve one another.
 
 Where the plan swaps, all pages of a microbatch are on the device while it computes, so each microbatch has its own
-bound beside the ring's: with `M_G` pages swapped of each of `N_B` microbatches and `M_KV` pages on the device,
-(M_KV - 2 M_G) / N_B + M_G (DeServe, section 4).
+bound beside the ring's: with `M_G` pages swapped of each of `N_B` microbatches, `M_KV` pages on the device and steps
+prefetched `depth` ahead, (M_KV - (depth + 1) M_G) / N_B + M_G (DeServe, section 3.3; see `deserve_plan.memory`).
 """
 
 from __future__ import annotations
@@ -142,14 +142,19 @@ class KvBudget:
         shares = [1 << 62] * len(self._kinds)
         swap_pages = plan.swap_pages if plan is not None else ()
         microbatches = plan.microbatches if plan is not None else 1
+        pools_of_swap = 1 + (plan.prefetch_depth if plan is not None else 1)
         for stage, pools in enumerate(self._stages):
             swapped = swap_pages[stage] if stage < len(swap_pages) else 0
             device = sum(pool.pages for pool in pools)
             for pool in pools:
                 kind = self._kinds.index(_kind(pool))
                 # Pools of several kinds swap in proportion to their size.
-                part = min(swapped * pool.pages // max(1, device), pool.pages // 2, pool.host_pages // microbatches)
-                resident = pool.pages - 2 * part
+                part = min(
+                    swapped * pool.pages // max(1, device),
+                    pool.pages // pools_of_swap,
+                    pool.host_pages // microbatches,
+                )
+                resident = pool.pages - pools_of_swap * part
                 limits[kind] = min(limits[kind], resident + microbatches * part if part else pool.pages)
                 if part:
                     shares[kind] = min(shares[kind], resident // microbatches + part)

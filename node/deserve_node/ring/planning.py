@@ -1,87 +1,108 @@
-"""How many microbatches a ring needs. Pure.
+"""The head's planner: the ring's plan, plans for when fewer rows are left, and another where steps show that it is due.
 
-A ring with N_B microbatches gives one token to each of its rows every
-
-    period(N_B) = max(N_B * max_i T_i, N_B * sum_i T_i / E, sum_i T_i + sum_i L_i)
-    T_i = a_i + b_i * padded(rows / N_B)
-
-where L_i is the one-way latency of hop i and E how many stages can compute at the same instant (fewer than there are
-where stages share a machine's cores). More microbatches hide latency, fewer make larger and so cheaper ones; the best
-number is where the terms meet. DeServe section 3 gives the case of equal stages on machines of their own.
+Plans take up to some hundred milliseconds to solve, so they are solved on a worker thread and asked for ahead:
+`plan_for` answers None until `Planner.solve_next` has found the plan. All methods belong to the event loop's thread.
 """
 
 from __future__ import annotations
 
-import functools
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+import asyncio
+import dataclasses
 
-from deserve_network.control_messages import StageReady
-from deserve_node.engine.batch import padded
-from deserve_plan.plan import RingPlan
+from deserve_network.control_messages import PlanReport
+from deserve_plan.codecs import CODECS
+from deserve_plan.cost import StageCost
+from deserve_plan.figures import RingFigures, Workload
+from deserve_plan.keeper import PlanKeeper, ReturnedStep
+from deserve_plan.plan import PlanOverrides, RingPlan
 
-__all__ = ["RingTiming", "plan_for"]
+__all__ = ["Planner"]
 
-MOST = 64
-LATENCY_SLACK = 1.25
-"""Hops are planned this much longer than measured, so that jitter finds a microbatch waiting rather than a bubble."""
-FRAME_S = 0.004
-"""Processor time that a stage spends on a step: encryption, thread changes, wake-ups (measured on loopback)."""
+ASSUMED_WORKLOAD = Workload(prompt_tokens=256, new_tokens=128)
+"""Until rows have told how long they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class RingTiming:
-    """What a ring measured: seconds of a stage per step (`fixed_s`) and per row in it (`row_s`), of a hop one way.
+class Planner:
+    """Holds the plan of one ring. `overrides` are the parts set by hand; with any, that plan holds to the end."""
 
-    `parallel` is E, how many stages can compute at once.
-    """
+    def __init__(
+        self,
+        figures: RingFigures,
+        *,
+        max_rows: int,
+        step_tokens: int,
+        overrides: PlanOverrides | None = None,
+        workload: Workload = ASSUMED_WORKLOAD,
+    ) -> None:
+        """Solves the first plan. Raises `ValueError` where a stage has no memory for KV."""
+        self._keeper = PlanKeeper(figures, workload, max_rows=max_rows, step_tokens=step_tokens, overrides=overrides)
+        self._by_hand = bool(overrides)
+        self.stages = len(figures.stages)
+        self._few_rows: dict[int, RingPlan] = {}
+        self._wanted = 0
+        self._work = asyncio.Event()
+        self.proposed_codec = "raw"
+        """The wire codec with which the ring would be fastest."""
 
-    fixed_s: tuple[float, ...]
-    row_s: tuple[float, ...]
-    hop_s: tuple[float, ...]
-    parallel: float
+    @property
+    def plan(self) -> RingPlan:
+        return self._keeper.plan
 
-    @classmethod
-    def measured(cls, stages: Sequence[StageReady]) -> RingTiming:
-        row_s = tuple(s.cost.token_s + s.cost.wanted_s for s in stages)
-        frame_s = FRAME_S if len(stages) > 1 else 0.0
-        fixed_s = tuple(s.cost.fixed_s + frame_s for s in stages)
-        hop_s = tuple(s.link.latency_s * LATENCY_SLACK for s in stages)
-        machines: dict[str, list[StageReady]] = defaultdict(list)
-        for stage in stages:
-            machines[stage.machine].append(stage)
-        parallel = sum(
-            min(len(members), members[0].cores / max(1, members[0].threads)) for members in machines.values()
-        )
-        return cls(fixed_s, row_s, hop_s, max(1.0, parallel))
+    @property
+    def costs(self) -> list[StageCost]:
+        return [stage.cost for stage in self._keeper.question.figures.stages]
 
-    def period_s(self, rows: int, microbatches: int) -> float:
-        """Seconds between two tokens of a row, decoding only."""
-        size = padded(-(-rows // microbatches))
-        times = [fixed + size * row for fixed, row in zip(self.fixed_s, self.row_s, strict=True)]
-        return max(
-            microbatches * max(times),
-            microbatches * sum(times) / self.parallel,
-            sum(times) + sum(self.hop_s),
-        )
+    @property
+    def latency_s(self) -> float:
+        """Of all hops together."""
+        return sum(link.latency_s for link in self._keeper.question.figures.links)
 
+    def plan_for(self, rows: int) -> RingPlan | None:
+        """The plan for so many rows; None while it is not known."""
+        if self._by_hand:
+            return self.plan
+        found = self._few_rows.get(rows)
+        if found is None and rows != self._wanted:
+            # Rows pass quickly: only the latest number still matters.
+            self._wanted = rows
+            self._work.set()
+        return found
 
-@functools.lru_cache(maxsize=8192)
-def microbatches_for(timing: RingTiming, rows: int) -> int:
-    """The number of microbatches with the shortest period for `rows` rows; the smaller of two within 2 %."""
-    if len(timing.fixed_s) == 1 or rows <= 1:
-        return 1
-    best, best_s = 1, timing.period_s(rows, 1)
-    for count in range(2, min(MOST, rows) + 1):
-        period = timing.period_s(rows, count)
-        if period < best_s * 0.98:
-            best, best_s = count, period
-    return best
+    def row_started(self, prompt_tokens: int, allowed_tokens: int) -> None:
+        self._keeper.row_started(prompt_tokens, allowed_tokens)
 
+    def row_ended(self, allowed_tokens: int, new_tokens: int) -> None:
+        self._keeper.row_ended(allowed_tokens, new_tokens)
 
-def plan_for(timing: RingTiming, rows: int, step_tokens: int) -> RingPlan:
-    """The plan for so many rows; a step takes the time of `step_tokens` tokens at most."""
-    microbatches = microbatches_for(timing, max(1, rows))
-    budget_s = max(a + b * step_tokens for a, b in zip(timing.fixed_s, timing.row_s, strict=True))
-    return RingPlan(microbatches, -(-rows // microbatches), budget_s, (0,) * len(timing.fixed_s))
+    def returned(self, step: ReturnedStep) -> None:
+        """A step is back."""
+        self._keeper.returned(step)
+        if self._keeper.due() is not None:
+            self._work.set()
+
+    async def propose_codec(self) -> None:
+        """Find out which codec the ring would be fastest with."""
+        question = dataclasses.replace(self._keeper.question, codecs=CODECS)
+        self.proposed_codec = (await asyncio.to_thread(question.solve)).codec
+
+    async def solve_next(self) -> bool:
+        """Wait until a plan is wanted, and find it. Returns whether it is another one for the whole ring."""
+        await self._work.wait()
+        self._work.clear()
+        if (due := self._keeper.due()) is not None:
+            plan = await asyncio.to_thread(due.solve)
+            if self._keeper.adopt(due, plan):
+                self._few_rows.clear()
+                self._wanted = 0
+                return True
+        if self._wanted and (rows := self._wanted) not in self._few_rows:
+            question = dataclasses.replace(self._keeper.question, max_rows=rows)
+            self._few_rows[rows] = await asyncio.to_thread(question.solve)
+            if rows != self._wanted:
+                self._work.set()
+        return False
+
+    def report(self) -> PlanReport:
+        """The plan that holds, what is expected of it, and what was measured while the ring was as planned."""
+        found = self._keeper.report()
+        return PlanReport(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})

@@ -64,8 +64,17 @@ class PromptPace:
             count = max(count, self._fit(start, self.budget_s * FILL_BUDGETS, missing, scored))
         if count <= 0 and self.taken == 0:
             count = min(most, LEAST_TOKENS)
-        self.load += StepLoad.of_chunk(start, count, count if scored else 0)
-        self.taken += count
+        return self._taken(start, count, scored)
+
+    def take_whole(self, start: int, most: int, *, scored: bool) -> int:
+        """All of a row that may come, however long that takes; 0 where the step is full already."""
+        full = self.taken and self._fit(start, self.budget_s, most, scored) < most
+        return self._taken(start, 0 if full else most, scored)
+
+    def _taken(self, start: int, count: int, scored: bool) -> int:
+        if count:
+            self.load += StepLoad.of_chunk(start, count, count if scored else 0)
+            self.taken += count
         return count
 
     def _fit(self, start: int, budget_s: float, most: int, scored: bool) -> int:

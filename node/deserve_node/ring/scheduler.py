@@ -38,9 +38,9 @@ LEAST_BUDGET_S = 1e-6
 class Scheduler:
     """Rows wait in order of arrival, run as the plan says, and leave by `finish`.
 
-    `plan_for` answers with the plan for so many rows: while fewer are there than `plan` is for, that one holds.
-    `costs` are those of every stage and `latency_s` what a step spends on the wire, all hops together. `max_rows`
-    bounds the rows that decode and `max_tokens` the tokens of a step.
+    `plan_for` answers with the plan for so many rows, or None while it is not known: while fewer are there than `plan`
+    is for, that one holds. `costs` are those of every stage and `latency_s` what a step spends on the wire, all hops
+    together. `max_rows` bounds the rows that decode and `max_tokens` the tokens of a step.
 
     `chunks_in_flight` bounds the chunks of one row that are under way at once (0: no bound), and with `whole_prompts`
     prompts are not cut (but at `max_tokens`): so do others, and benchmarks compare.
@@ -52,7 +52,7 @@ class Scheduler:
         plan: RingPlan,
         costs: Sequence[StageCost],
         *,
-        plan_for: Callable[[int], RingPlan],
+        plan_for: Callable[[int], RingPlan | None],
         max_rows: int,
         max_tokens: int,
         latency_s: float = 0.0,
@@ -83,15 +83,11 @@ class Scheduler:
         self._sequences = 0
         self._arrivals = 0
         self.preemptions = 0
-        self.apply_plan(plan, costs, plan_for, latency_s)
+        self.apply_plan(plan, costs, latency_s)
 
-    def apply_plan(
-        self, plan: RingPlan, costs: Sequence[StageCost], plan_for: Callable[[int], RingPlan], latency_s: float
-    ) -> None:
+    def apply_plan(self, plan: RingPlan, costs: Sequence[StageCost], latency_s: float = 0.0) -> None:
         """Follow another plan from the next step on. Rows that no longer fit the memory as it divides it wait again."""
         self._plan = plan
-        self._plan_for = plan_for
-        self._plans: dict[int, RingPlan] = {}
         self._costs = tuple(set(costs))
         budget_s = max(LEAST_BUDGET_S, plan.step_budget_s)
         self._depth = max(plan.microbatches, len(costs) + math.ceil(min(latency_s / budget_s, 4096.0)))
@@ -227,10 +223,7 @@ class Scheduler:
         if 0 < rows < self.planned_rows:
             # In steps of an eighth: each is a plan to be solved.
             grade = 1 << max(0, rows.bit_length() - 4)
-            rows = min(self.planned_rows, max(1, -(-rows // grade) * grade))
-            if rows not in self._plans:
-                self._plans[rows] = self._plan_for(rows)
-            plan = self._plans[rows]
+            plan = self._plan_for(min(self.planned_rows, -(-rows // grade) * grade)) or self._active
         if plan is not self._active and self.budget.holds(plan):
             self._use(plan)
 
@@ -280,7 +273,8 @@ class Scheduler:
         decodes = len(chunks)
         if decodes:
             self.budget.advance(decodes / self.decoding)
-        admitted, prompts = self._add_prompts(index, StepLoad(decodes, decodes, context, 0), chunks, token_ids)
+        load = StepLoad(decodes, decodes, context, 0)
+        admitted, prompts, load = self._add_prompts(index, load, chunks, token_ids)
         if not chunks:
             return None
         segments: tuple[Segment, ...] = (Segment(self._running[chunks[0].sequence].codec, len(token_ids)),)
@@ -290,7 +284,18 @@ class Scheduler:
         self._microbatches.start(index, step, prompts)
         released, self._released = tuple(self._released), []
         tune, self._tune = self._tune, None
-        return StepPlan(step, index, released, tuple(admitted), tuple(chunks), token_ids, segments, tune)
+        return StepPlan(
+            step,
+            index,
+            released,
+            tuple(admitted),
+            tuple(chunks),
+            token_ids,
+            segments,
+            load,
+            len(token_ids) - decodes,
+            tune,
+        )
 
     def _book_decodes(self, index: int) -> None:
         """Book the pages into which rows of the microbatch cross; some leave it where there are too few."""
@@ -318,12 +323,13 @@ class Scheduler:
 
     def _add_prompts(
         self, index: int, load: StepLoad, chunks: list[Chunk], token_ids: list[int]
-    ) -> tuple[list[Row], list[tuple[Row, int]]]:
-        """Add chunks of the oldest prompts. Returns the rows whose first chunk this is, and all rows added."""
+    ) -> tuple[list[Row], list[tuple[Row, int]], StepLoad]:
+        """Add chunks of the oldest prompts. Returns the rows whose first chunk this is, all rows added, and the load of
+        the whole step."""
         admitted: list[Row] = []
         added: list[tuple[Row, int]] = []
         if not self._prompts:
-            return admitted, added
+            return admitted, added, load
         pace = self._pace(load)
         for sequence, row in list(self._prompts.items()):
             most = min(row.length - row.computed, self._max_tokens - len(token_ids))
@@ -334,13 +340,18 @@ class Scheduler:
             if self.budget.swaps and not self.budget.has_room(index, sequence, [other for _, other in added]):
                 continue
             scored = row.score_prompt and row.computed < len(row.prompt)
-            count = most if self._whole_prompts else pace.take(row.computed, most, scored=scored)
+            if self._whole_prompts:
+                count = pace.take_whole(row.computed, most, scored=scored)
+            else:
+                count = pace.take(row.computed, most, scored=scored)
             if not count:
                 break
             if row.computed == 0:
                 admitted.append(row)
             added.append((row, sequence))
             last = row.computed + count == row.length
+            if last and not scored:
+                pace.load += StepLoad(wanted=1)
             chunks.append(Chunk(sequence, row.computed, count, count if scored else int(last)))
             token_ids += row.token_ids(row.computed, count)
             row.computed += count
@@ -348,7 +359,7 @@ class Scheduler:
             self._prompt_tokens -= count
             if last:
                 del self._prompts[sequence]
-        return admitted, added
+        return admitted, added, pace.load
 
     def _pace(self, load: StepLoad) -> PromptPace:
         budget_s, waiting = self._plan.step_budget_s, self._prompt_tokens

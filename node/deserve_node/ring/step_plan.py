@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from deserve_network.ring_messages import Chunk, Segment
+from deserve_plan.cost import StepLoad
 from deserve_plan.plan import RingPlan
 
 __all__ = ["Row", "StepPlan"]
@@ -46,8 +47,9 @@ class Row:
 class StepPlan:
     """One step to run.
 
-    `token_ids` are the packed inputs of stage 0, in `segments` by codec; `admitted` the rows whose first chunk it
-    carries. `tune` is the plan that holds from this step on, where it is another than before.
+    `token_ids` are the packed inputs of stage 0, in `segments` by codec, `prompt_tokens` of them from prompts;
+    `admitted` the rows whose first chunk it carries. `tune` is the plan that holds from this step on, where it is
+    another than before.
     """
 
     step: int
@@ -57,4 +59,6 @@ class StepPlan:
     chunks: tuple[Chunk, ...]
     token_ids: list[int]
     segments: tuple[Segment, ...]
+    load: StepLoad
+    prompt_tokens: int
     tune: RingPlan | None = None

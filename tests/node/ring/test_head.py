@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from deserve_network.control_messages import Lease, LeasedRow
-from deserve_network.ring_messages import StageTiming, Step, Tune
+from deserve_network.ring_messages import Sampled, StageTiming, Step, Tune
 from deserve_node.engine import PoolShape, StepOutput
 from deserve_node.ring.compute import Computed
-from deserve_node.ring.head import Head, HeadLinks
+from deserve_node.ring.head import Head, HeadLinks, RingProtocolError
 from deserve_node.ring.kv_budget import KvBudget
+from deserve_node.ring.planning import Planner
 from deserve_node.ring.scheduler import Scheduler
 from deserve_plan.cost import StageCost
+from deserve_plan.figures import LinkFigures, RingFigures, StageFigures, StageMemory
 from deserve_plan.plan import RingPlan
 from deserve_text.tokenizer import TextModel
 
@@ -48,11 +50,12 @@ class Layers:
 
 
 class Outward:
-    """A link that only sends, one message for each `release` of its gate."""
+    """A link that sends one message for each `release` of its gate, and receives `answer(0)` if it has one."""
 
-    def __init__(self, *, gate=None):
+    def __init__(self, *, gate=None, answer=None):
         self.sent = asyncio.Queue()
         self.gate = gate
+        self.answer = answer
 
     async def send(self, message, payload=()):
         if self.gate is not None:
@@ -60,7 +63,10 @@ class Outward:
         self.sent.put_nowait(message)
 
     async def receive(self):
-        await asyncio.Event().wait()
+        if self.answer is None:
+            await asyncio.Event().wait()
+        await self.sent.get()
+        return SimpleNamespace(message=self.answer(0))
 
 
 @pytest.fixture
@@ -147,3 +153,32 @@ async def test_a_prompt_that_is_being_scored_is_not_given_back(ring):
     ring.tail.gate.release()
     await ring.tail.sent.get()
     assert ring.head.give_back(2) == []
+
+
+async def test_a_tail_that_keeps_a_stages_time_to_itself_breaks_the_ring(tiny_model):
+    figures = RingFigures(
+        (StageFigures(StageCost(0.0, 0.001), StageMemory(16, 4096)),) * 2, (LinkFigures(),) * 2, hidden=4, value_bytes=4
+    )
+    planner = Planner(figures, max_rows=ROWS, step_tokens=64)
+    onward, tail = Outward(), Outward(answer=lambda step: Sampled("r", 1, step, 0, (), timings=(StageTiming(0.1),)))
+    head = Head(
+        "r",
+        1,
+        compute=Layers(),
+        scheduler=Scheduler(
+            KvBudget([[PoolShape(0, 0, 4096)]]),
+            planner.plan,
+            planner.costs,
+            plan_for=planner.plan_for,
+            max_rows=ROWS,
+            max_tokens=64,
+        ),
+        text=TextModel.load(tiny_model),
+        desk=Desk(),
+        links=HeadLinks(onward, tail),
+        planner=planner,
+    )
+    await head.add(lease_of(1))
+    with pytest.RaisesGroup(pytest.RaisesExc(RingProtocolError, match="timings"), flatten_subgroups=True):
+        async with asyncio.timeout(30):
+            await head.run()

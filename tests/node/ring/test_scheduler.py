@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -26,23 +27,31 @@ def next_token(tokens: list[int]) -> int:
 
 
 def scheduler_with(
-    pages: int | list[PoolShape], *, microbatches: int = 1, max_rows: int = 8, tokens: int = 64, **options: int | bool
+    pages: int | list[PoolShape],
+    *,
+    microbatches: int = 1,
+    max_rows: int = 8,
+    tokens: int = 64,
+    plan_for: Callable[[int], RingPlan] | None = None,
+    chunks_in_flight: int = 0,
+    whole_prompts: bool = False,
 ) -> Scheduler:
     """On one stage, with `tokens` both as time budget and as bound of a step."""
     shapes = pages if isinstance(pages, list) else [PoolShape(0, 0, pages)]
 
-    def plan_for(rows: int) -> RingPlan:
+    def evenly(rows: int) -> RingPlan:
         count = min(rows, microbatches)
         return RingPlan(count, -(-rows // count), float(tokens), (0,))
 
     return Scheduler(
         KvBudget([shapes]),
-        plan_for(max_rows),
+        (plan_for or evenly)(max_rows),
         [TOKEN_COST],
-        plan_for=plan_for,
+        plan_for=plan_for or evenly,
         max_rows=max_rows,
         max_tokens=tokens,
-        **options,  # type: ignore[arg-type]
+        chunks_in_flight=chunks_in_flight,
+        whole_prompts=whole_prompts,
     )
 
 
@@ -219,12 +228,7 @@ def test_no_microbatch_swallows_all_rows() -> None:
 
 
 def test_microbatches_shrink_in_number_before_they_shrink_in_size() -> None:
-    scheduler = scheduler_with(999, microbatches=4, max_rows=16, tokens=512)
-
-    def plan_for(rows: int) -> RingPlan:
-        return RingPlan(-(-rows // 4), 4, 512.0, (0,))
-
-    scheduler.apply_plan(plan_for(16), [TOKEN_COST], plan_for, 0.0)
+    scheduler = scheduler_with(999, max_rows=16, plan_for=lambda rows: RingPlan(-(-rows // 4), 4, 512.0, (0,)))
     rows = [Row(key, (1, 2, 3)) for key in range(16)]
     for row in rows:
         scheduler.add(row)
@@ -263,8 +267,8 @@ def test_a_chunk_waits_for_the_one_before_where_only_one_may_be_under_way() -> N
 
 
 def test_prompts_are_not_cut_where_that_is_switched_off() -> None:
-    scheduler = scheduler_with(999, microbatches=2, tokens=512, whole_prompts=True)
-    scheduler.apply_plan(RingPlan(2, 4, 16.0, (0,)), [TOKEN_COST], lambda rows: RingPlan(2, 4, 16.0, (0,)), 0.0)
+    plan = RingPlan(2, 4, 16.0, (0,))
+    scheduler = scheduler_with(999, tokens=512, plan_for=lambda rows: plan, whole_prompts=True)
     scheduler.add(Row(0, tuple(range(200))))
     assert [plan.chunks[0].count for plan in steps_of(scheduler)] == [200]
 
@@ -283,9 +287,8 @@ def test_tokens_of_one_codec_are_next_to_each_other() -> None:
 
 def test_a_plan_that_leaves_less_memory_lets_rows_wait_and_loses_none() -> None:
     pools = [PoolShape(0, 0, 8, host_pages=32)]
-    scheduler = scheduler_with(pools, microbatches=4, max_rows=16, tokens=512)
-    swapping, resident = RingPlan(4, 4, 512.0, (3,)), RingPlan(2, 4, 512.0, (0,))
-    scheduler.apply_plan(swapping, [TOKEN_COST], lambda rows: swapping, 0.0)
+    swapping, resident = RingPlan(4, 3, 512.0, (3,)), RingPlan(3, 4, 512.0, (0,))
+    scheduler = scheduler_with(pools, max_rows=12, tokens=512, plan_for=lambda rows: swapping)
     stages = PretendStages(pools)
     rows = {key: (Row(key, tuple(range(24)), most_new=8), 8) for key in range(12)}
     for row, _ in rows.values():
@@ -294,7 +297,7 @@ def test_a_plan_that_leaves_less_memory_lets_rows_wait_and_loses_none() -> None:
     assert scheduler.budget.used > 8
     for plan in plans:
         scheduler.complete(plan.step, plan.microbatch, stages.run(plan.released, plan.chunks, plan.token_ids))
-    scheduler.apply_plan(resident, [TOKEN_COST], lambda rows: resident, 0.0)
+    scheduler.apply_plan(resident, [TOKEN_COST])
     assert scheduler.budget.used <= 8
     assert scheduler.running + scheduler.waiting == 12
     (tuned,) = [plan.tune for plan in steps_of(scheduler) if plan.tune is not None]

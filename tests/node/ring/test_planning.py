@@ -1,0 +1,69 @@
+"""The head's planner: plans for fewer rows come when they are solved, and steps that take longer bring another plan."""
+
+from __future__ import annotations
+
+import asyncio
+
+from deserve_node.ring.planning import Planner
+from deserve_plan.cost import StageCost, StepLoad
+from deserve_plan.figures import LinkFigures, RingFigures, StageFigures, StageMemory
+from deserve_plan.keeper import ReturnedStep
+from deserve_plan.plan import PlanOverrides
+
+FIXED_S, TOKEN_S, HOP_S = 0.02, 0.001, 0.064
+
+
+def planner(overrides: PlanOverrides | None = None) -> Planner:
+    stages = tuple(
+        StageFigures(StageCost(FIXED_S, TOKEN_S), StageMemory(16, 10_000), machine=name, occupies_cores=False)
+        for name in "abcd"
+    )
+    links = (LinkFigures(HOP_S),) * 4
+    return Planner(RingFigures(stages, links, 512, 4), max_rows=256, step_tokens=2048, overrides=overrides)
+
+
+async def test_the_plan_for_fewer_rows_is_there_once_it_is_solved() -> None:
+    ring = planner()
+    assert ring.plan_for(8) is None
+    assert ring.plan_for(4) is None
+    async with asyncio.timeout(30):
+        assert not await ring.solve_next()
+    few = ring.plan_for(4)
+    assert few is not None
+    assert few.microbatches * few.rows_per_microbatch < 8 < ring.plan.microbatches * ring.plan.rows_per_microbatch
+
+
+async def test_steps_that_take_half_as_long_again_bring_another_plan() -> None:
+    ring = planner()
+    before = ring.plan
+    rows, microbatches = before.rows_per_microbatch, before.microbatches
+    compute_s = 1.5 * (FIXED_S + TOKEN_S * 3 * rows)
+    for step in range(1000):
+        load = StepLoad(3 * rows, rows, rows * 300, 0)
+        trip_s = 4 * (compute_s + HOP_S)
+        now_s = step * max(compute_s, trip_s / microbatches)
+        times = (compute_s,) * 4
+        ring.returned(ReturnedStep(now_s, trip_s, load, 2 * rows, rows, times, rows * microbatches, microbatches))
+    async with asyncio.timeout(30):
+        assert await ring.solve_next()
+    assert ring.plan != before
+    assert ring.report().plans == 2
+
+
+async def test_a_plan_set_by_hand_holds() -> None:
+    ring = planner(PlanOverrides(microbatches=3, rows=5))
+    assert ring.plan_for(4) == ring.plan
+    assert (ring.plan.microbatches, ring.plan.rows_per_microbatch) == (3, 5)
+    assert (ring.report().microbatches, ring.report().rows_per_microbatch) == (3, 5)
+
+
+async def test_the_codec_is_proposed_that_helps_a_slow_link() -> None:
+    slow = RingFigures(
+        tuple(StageFigures(StageCost(0.001, 0.0001), StageMemory(16, 10_000), machine=name) for name in "ab"),
+        (LinkFigures(0.01, bytes_per_s=1e5),) * 2,
+        512,
+        4,
+    )
+    ring = Planner(slow, max_rows=256, step_tokens=2048)
+    await ring.propose_codec()
+    assert ring.proposed_codec == "int8"
