@@ -199,6 +199,8 @@ class RingMember:
             max_rows=lending.max_rows,
             max_tokens=step_tokens,
             latency_s=planner.latency_s,
+            chunks_in_flight=lending.overrides.chunks_in_flight or 0,
+            whole_prompts=bool(lending.overrides.whole_prompts),
         )
         links = None
         if self._neighbours.next is not None and self._neighbours.token is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+from deserve_plan.codecs import CODECS
+
 __all__ = ["PlanOverrides", "Prediction", "RingPlan"]
 
 
@@ -45,7 +47,8 @@ class RingPlan:
 
 @dataclass(frozen=True, slots=True)
 class PlanOverrides:
-    """Parts of a plan that are set by hand; None leaves one to the planner. A ring that has any does not plan anew."""
+    """Parts of a plan that are set by hand; None leaves one to the planner. A ring that has any of the first four does
+    not plan anew. The others are how others run a ring, for comparisons, and leave the plan as it is."""
 
     microbatches: int | None = None
     rows: int | None = None
@@ -53,6 +56,12 @@ class PlanOverrides:
     swap_pages: int | None = None
     """On every stage."""
     step_budget_ms: float | None = None
+    codec: str | None = None
+    """Proposed to every job instead of the fastest."""
+    chunks_in_flight: int | None = None
+    """Of one prompt: 1 waits for a chunk to come back before the next."""
+    whole_prompts: int | None = None
+    """1: prompts are not cut to the step's budget."""
 
     @classmethod
     def parse(cls, text: str) -> PlanOverrides:
@@ -60,7 +69,7 @@ class PlanOverrides:
 
         Raises `ValueError` naming the part that cannot be used.
         """
-        found: dict[str, float] = {}
+        found: dict[str, float | str] = {}
         for part in filter(None, text.replace(" ", "").split(",")):
             key, _, value = part.partition("=")
             if key not in (field.name for field in fields(cls)):
@@ -68,11 +77,11 @@ class PlanOverrides:
                 raise ValueError(f"{part!r} is not KEY=VALUE with one of the keys {names}")
             if key in found:
                 raise ValueError(f"{key} is set twice")
-            found[key] = _amount(key, value)
+            found[key] = _codec(value) if key == "codec" else _amount(key, value)
         return cls(**found)  # type: ignore[arg-type]
 
     def __bool__(self) -> bool:
-        return any(getattr(self, field.name) is not None for field in fields(self))
+        return any(getattr(self, name) is not None for name in _PLANNED)
 
     def applied_to(self, plan: RingPlan) -> RingPlan:
         """`plan` with what is set here. The prediction, which was for the planner's own, is dropped."""
@@ -88,13 +97,22 @@ class PlanOverrides:
         )
 
 
+_PLANNED = ("microbatches", "rows", "swap_pages", "step_budget_ms")
+
+
+def _codec(name: str) -> str:
+    if name not in CODECS:
+        raise ValueError(f"codec: {name!r} is not one of {', '.join(CODECS)}")
+    return name
+
+
 def _amount(key: str, value: str) -> float:
     """A whole number of at least 1 (pages: 0), or for a time any number above 0."""
     try:
         amount = float(value) if key == "step_budget_ms" else int(value)
     except ValueError:
         raise ValueError(f"{key}: {value!r} is no number") from None
-    least = 0 if key == "swap_pages" else 1
+    least = 0 if key in ("swap_pages", "whole_prompts") else 1
     if key == "step_budget_ms":
         if not 0 < amount < 1e9:
             raise ValueError(f"{key}: must be above 0, not {value}")

@@ -37,6 +37,7 @@ class Planner:
         """Solves the first plan. Raises `ValueError` where a stage has no memory for KV."""
         self._keeper = PlanKeeper(figures, workload, max_rows=max_rows, step_tokens=step_tokens, overrides=overrides)
         self._by_hand = bool(overrides)
+        self._codec = None if overrides is None else overrides.codec
         self.stages = len(figures.stages)
         self._few_rows: dict[int, RingPlan] = {}
         self._wanted = 0
@@ -83,7 +84,7 @@ class Planner:
     async def propose_codec(self) -> None:
         """Find out which codec the ring would be fastest with."""
         question = dataclasses.replace(self._keeper.question, codecs=CODECS)
-        self.proposed_codec = (await asyncio.to_thread(question.solve)).codec
+        self.proposed_codec = self._codec or (await asyncio.to_thread(question.solve)).codec
 
     async def solve_next(self) -> bool:
         """Wait until a plan is wanted, and find it. Returns whether it is another one for the whole ring."""

@@ -22,6 +22,13 @@ def test_nothing_set_leaves_the_plan_and_its_prediction():
     assert PlanOverrides.parse("swap_pages=0")
 
 
+def test_how_others_run_a_ring_leaves_the_planning_to_the_planner():
+    overrides = PlanOverrides.parse("codec=int8,chunks_in_flight=1,whole_prompts=1")
+    assert (overrides.codec, overrides.chunks_in_flight, overrides.whole_prompts) == ("int8", 1, 1)
+    assert not overrides
+    assert overrides.applied_to(PLANNED) is PLANNED
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -33,6 +40,7 @@ def test_nothing_set_leaves_the_plan_and_its_prediction():
         ("swap_pages=-1", "swap_pages: must be at least 0"),
         ("step_budget_ms=nan", "step_budget_ms: must be above 0"),
         ("rows=1,rows=2", "rows is set twice"),
+        ("codec=zip", "codec: 'zip' is not one of raw"),
     ],
 )
 def test_mistakes_are_named(text, named):

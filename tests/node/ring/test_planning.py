@@ -67,3 +67,6 @@ async def test_the_codec_is_proposed_that_helps_a_slow_link() -> None:
     ring = Planner(slow, max_rows=256, step_tokens=2048)
     await ring.propose_codec()
     assert ring.proposed_codec == "int8"
+    by_hand = Planner(slow, max_rows=256, step_tokens=2048, overrides=PlanOverrides(codec="bf16"))
+    await by_hand.propose_codec()
+    assert by_hand.proposed_codec == "bf16"
