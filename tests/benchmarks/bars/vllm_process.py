@@ -31,22 +31,24 @@ def vllm_python() -> str:
     return made.stdout.splitlines()[-1]
 
 
-def vllm_environment() -> dict[str, str]:
-    """Our own interpreter's paths and settings must not reach into that environment."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+def vllm_environment(python: str) -> dict[str, str]:
+    """What its process gets: the OpenMP runtime that vllm's documents ask for, and nothing of our own interpreter's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    runtime = Path(python).parent.parent / "lib" / "libiomp5.so"
+    return {**kept, "LD_PRELOAD": str(runtime)} if runtime.exists() else kept
 
 
 @contextmanager
 def vllm(directory: Path, *, arguments: Sequence[str] = (), before: Sequence[str] = ()) -> Iterator[Engine]:
     """A model in vllm, loaded when this is entered. `arguments` are runner.py's, the words `before` start it elsewhere,
     in a network namespace say. Raises VllmUnavailable."""
-    command = [*before, vllm_python(), str(RUNNER), str(directory), *arguments]
+    python = vllm_python()
     process = subprocess.Popen(
-        command,
+        [*before, python, str(RUNNER), str(directory), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=vllm_environment(),
+        env=vllm_environment(python),
         text=True,
     )
     assert process.stdin is not None

@@ -19,7 +19,7 @@ from bars.group import Settings
 from bars.journal import Journal
 from bars.rounds import Contestant, Experiment, Measure
 from bars.rows import Requirement, Row
-from bars.vllm_process import RUNNER, vllm, vllm_python
+from bars.vllm_process import RUNNER, vllm, vllm_environment, vllm_python
 from bars.workload import MODELS, make_bench_model, make_prompts, request_body
 from deserve_testnet.config import TestnetConfig
 from deserve_testnet.processes import Processes
@@ -103,7 +103,7 @@ async def _vllm(latency_ms: float, settings: Settings) -> AsyncIterator[Measure]
             return ["--stages", "2", "--node", f"{rank}/2", *where]
 
         second = [*internet.inside(1), python, str(RUNNER), str(directory), *words(1)]
-        await processes.spawn("vllm-1", second, {"PYTHONPATH": ""})
+        await processes.spawn("vllm-1", second, {**vllm_environment(python), "PYTHONPATH": ""})
         loading = vllm(directory, arguments=words(0), before=internet.inside(0))
         engine = await asyncio.to_thread(loading.__enter__)
         try:

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from typing import Any, TextIO
 
 MASTER_PORT = 29_555
 
@@ -43,45 +44,39 @@ def settle_environment(options: argparse.Namespace) -> None:
         os.environ.setdefault(name, value)
 
 
-def serve_rank_zero(options: argparse.Namespace) -> None:
-    """Run the stages that another machine directs; does not return."""
+def engine_settings(options: argparse.Namespace) -> dict[str, Any]:
     rank, _, nodes = options.node.partition("/")
-    words = ["serve", options.model, "--headless", "--dtype", "float32", "--skip-tokenizer-init"]
-    words += ["--max-model-len", "2048", "--max-num-seqs", "256", "--no-enable-prefix-caching"]
-    words += ["--pipeline-parallel-size", str(options.stages), "--distributed-executor-backend", "mp"]
-    words += ["--nnodes", nodes, "--node-rank", rank, "--master-addr", options.first]
-    words += ["--master-port", str(MASTER_PORT)]
-    os.execv(sys.executable, [sys.executable, "-m", "vllm.entrypoints.cli.main", *words])
+    settings: dict[str, Any] = {
+        "model": options.model,
+        "dtype": "float32",
+        "skip_tokenizer_init": True,
+        "max_model_len": 2048,
+        "max_num_seqs": 256,
+        "pipeline_parallel_size": options.stages,
+        "enable_prefix_caching": False,
+        "disable_log_stats": True,
+    }
+    if nodes != "1":
+        settings |= {"nnodes": int(nodes), "node_rank": int(rank), "master_addr": options.first}
+        settings |= {"master_port": MASTER_PORT, "distributed_executor_backend": "mp"}
+    return settings
 
 
-def main() -> None:
-    options = arguments()
-    # Whatever vllm and its children print must not mix with the answers.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    settle_environment(options)
-    rank, _, nodes = options.node.partition("/")
-    if rank != "0":
-        serve_rank_zero(options)
+def serve_rank_zero(settings: dict[str, Any]) -> None:
+    """Run the stages that another machine directs, as `vllm serve --headless` does, until that one ends."""
+    from vllm import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
+    config = AsyncEngineArgs(**settings).create_engine_config(usage_context=UsageContext.LLM_CLASS, headless=True)
+    MultiprocExecutor(config, monitor_workers=False).start_worker_monitor(inline=True)
+
+
+def answer(settings: dict[str, Any], answers: TextIO) -> None:
     started = time.perf_counter()
     from vllm import LLM, SamplingParams
 
-    several = {}
-    if nodes != "1":
-        several = {"nnodes": int(nodes), "node_rank": 0, "master_addr": options.first, "master_port": MASTER_PORT}
-        several["distributed_executor_backend"] = "mp"
-    engine = LLM(
-        options.model,
-        dtype="float32",
-        skip_tokenizer_init=True,
-        max_model_len=2048,
-        max_num_seqs=256,
-        pipeline_parallel_size=options.stages,
-        enable_prefix_caching=False,
-        disable_log_stats=True,
-        **several,
-    )
+    engine = LLM(**settings)
     print(json.dumps({"ready": round(time.perf_counter() - started, 1)}), file=answers)
     for line in sys.stdin:
         request = json.loads(line)
@@ -92,6 +87,18 @@ def main() -> None:
         seconds = time.perf_counter() - begun
         tokens = [list(output.outputs[0].token_ids) for output in outputs]
         print(json.dumps({"seconds": seconds, "tokens": tokens}), file=answers)
+
+
+def main() -> None:
+    options = arguments()
+    # Whatever vllm and its children print must not mix with the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    settle_environment(options)
+    if options.node.startswith("0/"):
+        answer(engine_settings(options), answers)
+    else:
+        serve_rank_zero(engine_settings(options))
 
 
 if __name__ == "__main__":
