@@ -1,5 +1,5 @@
-"""Tensor in, tensor out: attention over pages of keys and values, writes into those pages, sampling noise, and
-wire codecs (`codecs`).
+"""Tensor in, tensor out: attention over pages of keys and values, writes into those pages, their copies between two
+memories, sampling noise, and wire codecs (`codecs`).
 
 Each operation has a plain torch reference (`reference`), a C++ kernel for the CPU that the user's own compiler builds
 once (`build`), and where it pays a Triton kernel for CUDA. The operations here choose by the tensors' device; they know
@@ -7,8 +7,9 @@ nothing of models, sequences' lives or schedulers.
 """
 
 from deserve_kernels.attention import paged_attention
+from deserve_kernels.copies import copy_pages
 from deserve_kernels.errors import KernelError
 from deserve_kernels.noise import gumbel
 from deserve_kernels.pages import write_kv
 
-__all__ = ["KernelError", "gumbel", "paged_attention", "write_kv"]
+__all__ = ["KernelError", "copy_pages", "gumbel", "paged_attention", "write_kv"]

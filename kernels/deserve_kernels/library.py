@@ -27,6 +27,10 @@ _SIGNATURES: dict[str, tuple[type[ctypes.c_int] | None, list[Any]]] = {
     "deserve_round_bf16": (None, [_ADDRESS] * 2 + [_LONG, _INT]),
     "deserve_pack_int8": (None, [_ADDRESS] * 2 + [_LONG] * 2 + [_INT]),
     "deserve_unpack_int8": (_INT, [_ADDRESS] * 2 + [_LONG] * 2 + [_INT]),
+    "deserve_copy_pages": (
+        _INT,
+        [_ADDRESS] * 2 + [_LONG] * 2 + [_ADDRESS] + [_LONG] * 2 + [_ADDRESS] * 2 + [_LONG, _INT],
+    ),
     "deserve_gumbel": (None, [_ADDRESS] * 4 + [_LONG] * 2 + [_INT]),
     "deserve_noise_bits": (None, [_LONG, _LONG, _ADDRESS, _LONG]),
 }

@@ -5,10 +5,12 @@ Any device, any floating dtype, no speed. One sequence is attended at a time, ov
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["gumbel", "gumbel_of", "noise_bits", "paged_attention", "write_kv"]
+__all__ = ["copy_pages", "gumbel", "gumbel_of", "noise_bits", "paged_attention", "write_kv"]
 
 
 def write_kv(key_pages: Tensor, value_pages: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
@@ -17,6 +19,18 @@ def write_kv(key_pages: Tensor, value_pages: Tensor, keys: Tensor, values: Tenso
     page, offset = slots // page_tokens, slots % page_tokens
     key_pages[page, :, offset] = keys.to(key_pages.dtype)
     value_pages[page, :, offset] = values.to(value_pages.dtype)
+
+
+def copy_pages(tensors: Sequence[Tensor], arena: Tensor, slots: Tensor, places: Tensor, *, inward: bool) -> None:
+    """See `deserve_kernels.copies.copy_pages`."""
+    end = 0
+    for tensor in tensors:
+        pages = tensor.view(tensor.shape[0], -1).view(torch.uint8)
+        begin, end = end, end + pages.shape[1]
+        if inward:
+            pages[slots] = arena[places, begin:end]
+        else:
+            arena[places, begin:end] = pages[slots]
 
 
 def paged_attention(

@@ -4,6 +4,7 @@ NodeError
 ├── ShardError                 a layer range that cannot be loaded; names tensor, file or layer
 │   └── UnsupportedModelError  the architecture cannot be served by a ring; says why
 ├── OutOfPagesError            (engine.pages) a step wants more pages than there are; the head's account is another
+├── CopyError                  (engine.swap) pages could not be copied between device and host memory
 ├── KvMemoryError              (engine.cache) the memory left for KV does not hold one page a layer
 ├── SettingsError              (settings) a setting that cannot be used; names it
 ├── ProfileError               (timed.profile) a stage profile that cannot be used; names file and key

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from deserve_network.ring_messages import Chunk
-from deserve_node.engine.cache import KvCache
+from deserve_node.engine.pages import PageTable, PoolShape
 from deserve_node.shard.shard import ROW_MULTIPLE
 
 __all__ = ["PackedBatch", "PoolIndex", "pack", "padded"]
@@ -48,11 +48,10 @@ def padded(count: int) -> int:
     return -(-count // ROW_MULTIPLE) * ROW_MULTIPLE
 
 
-def pack(chunks: Sequence[Chunk], cache: KvCache, device: torch.device) -> PackedBatch:
-    """Allocate pages for `chunks` and index them. Raises `OutOfPagesError`.
-
-    All pools give back what slid out of their windows before any takes new pages: the head counts on that order.
-    """
+def pack(
+    chunks: Sequence[Chunk], shapes: Sequence[PoolShape], tables: Sequence[PageTable], device: torch.device
+) -> PackedBatch:
+    """Index `chunks`, whose pages on the device are in `tables`, one for each of the pools `shapes`."""
     starts = np.array([c.start for c in chunks], dtype=np.int64)
     counts = np.array([c.count for c in chunks], dtype=np.int64)
     query_start = np.concatenate(([0], np.cumsum(counts)))
@@ -60,28 +59,14 @@ def pack(chunks: Sequence[Chunk], cache: KvCache, device: torch.device) -> Packe
     positions = np.zeros(padded(tokens), dtype=np.int64)
     positions[:tokens] = np.arange(tokens) - np.repeat(query_start[:-1] - starts, counts)
 
-    for pool in cache.pools:
-        for c in chunks:
-            pool.shrink(c.sequence, c.start)
     pools = []
     owner = np.repeat(np.arange(len(chunks)), counts)
-    for pool in cache.pools:
-        for c in chunks:
-            pool.grow(c.sequence, c.start + c.count)
-        tables = [pool.table(c.sequence) for c in chunks]
-        table = np.full((len(chunks), max(map(len, tables))), -1, dtype=np.int32)
-        for row, pages in zip(table, tables, strict=True):
-            row[: len(pages)] = pages
-        real = positions[:tokens]
-        page_tokens = pool.shape.page_tokens
-        slots = table[owner, real // page_tokens].astype(np.int64) * page_tokens + real % page_tokens
+    real = positions[:tokens]
+    for shape, table in zip(shapes, tables, strict=True):
+        page, offset = np.divmod(real, shape.page_tokens)
+        slots = table[owner, page].astype(np.int64) * shape.page_tokens + offset
         pools.append(
-            PoolIndex(
-                pool.shape.window,
-                pool.shape.chunk,
-                torch.from_numpy(slots).to(device),
-                torch.from_numpy(table).to(device),
-            )
+            PoolIndex(shape.window, shape.chunk, torch.from_numpy(slots).to(device), torch.from_numpy(table).to(device))
         )
 
     wanted = [

@@ -16,6 +16,7 @@ from deserve_kernels import paged_attention, write_kv
 from deserve_network.ring_messages import Admit, Chunk, FailedSequence, SampledToken
 from deserve_node.engine.batch import PackedBatch, pack, padded
 from deserve_node.engine.cache import KvCache
+from deserve_node.engine.pages import PageTable
 from deserve_node.sampler import Sampler, SamplingError, SamplingRow, ScoringRow
 from deserve_node.shard import Shard
 
@@ -60,18 +61,21 @@ class Engine:
         """Free all that is held for these sequences."""
         for sequence in sequences:
             self._sequences.pop(sequence, None)
-            for pool in self.cache.pools:
-                pool.release(sequence)
+            self.cache.release(sequence)
 
     @torch.inference_mode()
-    def run(self, chunks: Sequence[Chunk], inputs: torch.Tensor) -> StepOutput:
+    def run(
+        self, chunks: Sequence[Chunk], inputs: torch.Tensor, tables: Sequence[PageTable] | None = None
+    ) -> StepOutput:
         """One step. `inputs`: token ids int64 [tokens] at the head, else hidden states [tokens, hidden].
 
-        Raises `OutOfPagesError` where the head admitted more than it was told fits.
+        `tables` are the pages of the chunks in each pool, where a ledger gives them; else they are taken here, and
+        `OutOfPagesError` is raised where the head admitted more than it was told fits.
         """
         if not chunks:
             return StepOutput(hidden=inputs if not self.shard.is_tail else None)
-        batch = pack(chunks, self.cache, self.shard.device)
+        placed = self.cache.place(chunks) if tables is None else tables
+        batch = pack(chunks, self.cache.shapes, placed, self.shard.device)
         packed = inputs.new_zeros((padded(batch.tokens), *inputs.shape[1:]), device=self.shard.device)
         packed[: batch.tokens] = inputs
         wanted = batch.wanted if self.shard.is_tail else None

@@ -9,7 +9,7 @@ import torch
 
 from deserve_network.ring_messages import Admit, Chunk
 from deserve_node.engine.engine import StepOutput
-from deserve_node.engine.pages import PoolShape
+from deserve_node.engine.pages import PageTable, PoolShape
 
 __all__ = ["KvAccount", "ShardFacts", "StageEngine"]
 
@@ -58,5 +58,10 @@ class StageEngine(Protocol):
     def release(self, sequences: Iterable[int]) -> None:
         """Free all that is held for these sequences."""
 
-    def run(self, chunks: Sequence[Chunk], inputs: torch.Tensor) -> StepOutput:
-        """One step. `inputs`: token ids int64 [tokens] at the head, else hidden states [tokens, hidden]."""
+    def run(
+        self, chunks: Sequence[Chunk], inputs: torch.Tensor, tables: Sequence[PageTable] | None = None
+    ) -> StepOutput:
+        """One step. `inputs`: token ids int64 [tokens] at the head, else hidden states [tokens, hidden].
+
+        `tables` are the chunks' pages in each pool where a ledger keeps account of them; else the engine does.
+        """

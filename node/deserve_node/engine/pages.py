@@ -7,12 +7,28 @@ as every stage: what the head has admitted is what a stage allocates, page for p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from deserve_node.errors import NodeError
 from deserve_node.kv_limits import DEFAULT_PAGE_TOKENS
 
-__all__ = ["DEFAULT_PAGE_TOKENS", "OutOfPagesError", "PagePool", "PoolShape", "first_visible", "live_pages"]
+__all__ = [
+    "DEFAULT_PAGE_TOKENS",
+    "OutOfPagesError",
+    "PagePool",
+    "PageTable",
+    "PoolShape",
+    "first_visible",
+    "live_pages",
+]
+
+
+PageTable = npt.NDArray[np.int32]
+"""Page ids [sequences, pages] by page number, -1 where a sequence has no page."""
 
 
 class OutOfPagesError(NodeError):
@@ -67,27 +83,43 @@ class PagePool:
         """Page ids by page number, -1 where given back. The list is the pool's own: do not change it."""
         return self._tables[sequence]
 
-    def shrink(self, sequence: int, start: int) -> None:
-        """Give back what no query from position `start` on can see."""
+    def tables(self, sequences: Sequence[int]) -> PageTable:
+        """The tables of several sequences, one below the other."""
+        tables = [self._tables[sequence] for sequence in sequences]
+        joined = np.full((len(tables), max(map(len, tables), default=0)), -1, dtype=np.int32)
+        for row, pages in zip(joined, tables, strict=True):
+            row[: len(pages)] = pages
+        return joined
+
+    def shrink(self, sequence: int, start: int) -> list[int]:
+        """Give back what no query from position `start` on can see, and return it."""
         table = self._tables.get(sequence)
         if table is None or not (self.shape.window or self.shape.chunk):
-            return
+            return []
         keep = first_visible(start, self.shape.window, self.shape.chunk) // self.shape.page_tokens
-        for number in range(self._first[sequence], min(keep, len(table))):
-            self._free.append(table[number])
-            table[number] = -1
-        self._first[sequence] = max(self._first[sequence], keep)
+        first, keep = self._first[sequence], min(keep, len(table))
+        if keep <= first:
+            return []
+        gone = table[first:keep]
+        table[first:keep] = [-1] * len(gone)
+        self._free += gone
+        self._first[sequence] = keep
+        return gone
 
-    def grow(self, sequence: int, end: int) -> None:
-        """Make room for positions below `end`. Raises `OutOfPagesError`."""
+    def grow(self, sequence: int, end: int) -> list[int]:
+        """Make room for positions below `end`, and return the new pages. Raises `OutOfPagesError`."""
         table = self._tables.setdefault(sequence, [])
         self._first.setdefault(sequence, 0)
         missing = (end - 1) // self.shape.page_tokens + 1 - len(table)
         if missing > len(self._free):
             raise OutOfPagesError(f"sequence {sequence} needs {missing} pages, {len(self._free)} are free")
-        table.extend(self._free.pop() for _ in range(missing))
+        new = [self._free.pop() for _ in range(missing)]
+        table += new
+        return new
 
-    def release(self, sequence: int) -> None:
-        """Give back all pages of a sequence; one that holds none is no error."""
-        self._free.extend(page for page in self._tables.pop(sequence, ()) if page >= 0)
+    def release(self, sequence: int) -> list[int]:
+        """Give back all pages of a sequence, and return them; one that holds none is no error."""
+        gone = [page for page in self._tables.pop(sequence, ()) if page >= 0]
         self._first.pop(sequence, None)
+        self._free += gone
+        return gone

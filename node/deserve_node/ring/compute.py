@@ -1,4 +1,7 @@
-"""The one thread of a node that computes: steps run on it in the order they were submitted; it keeps the time."""
+"""The one thread of a node that computes: steps run on it in the order they were submitted; it keeps the time.
+
+Where pages are swapped, those of a step start to come in when it is submitted, while earlier steps compute.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
-from deserve_network.ring_messages import Chunk, StageTiming
+from deserve_network.ring_messages import Chunk, StageTiming, Tune
 from deserve_node.engine import StepOutput
 from deserve_node.engine.interface import StageEngine
+from deserve_node.engine.swap import Swapper
 
 __all__ = ["Compute", "Computed", "StepWork"]
 
@@ -37,10 +41,22 @@ class Computed:
 
 
 class Compute:
-    """Runs an engine's steps off the event loop. Close it, so that its thread ends."""
+    """Runs an engine's steps off the event loop: those of stage `stage`, whose pages `swapper` swaps if there is one.
 
-    def __init__(self, engine: StageEngine, clock: Callable[[], float] = time.perf_counter) -> None:
+    Close it, so that its threads end.
+    """
+
+    def __init__(
+        self,
+        engine: StageEngine,
+        swapper: Swapper | None = None,
+        *,
+        stage: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.engine = engine
+        self._swapper = swapper
+        self._stage = stage
         self.busy_s = 0.0
         self.steps = 0
         self.tokens = 0
@@ -49,17 +65,34 @@ class Compute:
 
     def submit(self, work: StepWork) -> asyncio.Future[Computed]:
         """Queue a step behind those submitted before. Cancelling the future does not interrupt the thread."""
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+        number = -1 if self._swapper is None else self._swapper.begin(work.microbatch, work.released, work.chunks)
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, number)
 
-    def _run(self, work: StepWork) -> Computed:
+    def tune(self, tune: Tune) -> None:
+        """From the next step on, this plan holds."""
+        if self._swapper is not None:
+            self._swapper.tune(tune.microbatches, tune.swap_pages[self._stage], tune.prefetch_depth)
+
+    @property
+    def pages_used(self) -> int:
+        """KV pages that sequences hold, in either memory."""
+        return self.engine.cache.pages_used if self._swapper is None else self._swapper.pages_used
+
+    def _run(self, work: StepWork, number: int) -> Computed:
+        tables, swap_s = (None, 0.0) if self._swapper is None else self._swapper.wait(number)
         started = self._clock()
         self.engine.release(work.released)
-        output = self.engine.run(work.chunks, work.inputs)
+        output = self.engine.run(work.chunks, work.inputs, tables)
+        if self._swapper is not None:
+            self._swapper.end(number)
         compute_s = self._clock() - started
         self.busy_s += compute_s
         self.steps += 1
         self.tokens += sum(chunk.count for chunk in work.chunks)
-        return Computed(output, StageTiming(compute_s))
+        return Computed(output, StageTiming(compute_s, swap_s))
 
     def close(self) -> None:
+        # First, so that no step waits for pages that will not come.
+        if self._swapper is not None:
+            self._swapper.close()
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -15,7 +15,7 @@ import torch
 
 from deserve_network.ring_messages import Admit, Chunk, SampledToken
 from deserve_node.engine.engine import StepOutput
-from deserve_node.engine.pages import PagePool, PoolShape
+from deserve_node.engine.pages import PagePool, PageTable, PoolShape
 from deserve_node.tensors import DTYPES
 from deserve_node.timed.profile import StageProfile
 from deserve_node.timed.wait import wait_until
@@ -96,15 +96,18 @@ class TimedEngine:
             self._sequences.pop(sequence, None)
             self.cache.pool.release(sequence)
 
-    def run(self, chunks: Sequence[Chunk], inputs: torch.Tensor) -> StepOutput:
-        """One step: pages for `chunks`, an answer, and the profile's time from the beginning of the call.
+    def run(
+        self, chunks: Sequence[Chunk], inputs: torch.Tensor, tables: Sequence[PageTable] | None = None
+    ) -> StepOutput:
+        """One step: pages for `chunks` unless `tables` has them, an answer, and the profile's time from the call on.
 
         Raises `OutOfPagesError` where the head admitted more than it was told fits.
         """
         started = self._clock()
         load = StepLoad()
         for chunk in chunks:
-            self.cache.pool.grow(chunk.sequence, chunk.start + chunk.count)
+            if tables is None:
+                self.cache.pool.grow(chunk.sequence, chunk.start + chunk.count)
             load += StepLoad.of_chunk(chunk.start, chunk.count, chunk.wanted)
         output = self._sample(chunks) if self.shard.is_tail else StepOutput(hidden=self._zeros(load.tokens))
         self._wait(started + self.cost.step_s(load))
