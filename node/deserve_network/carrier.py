@@ -24,6 +24,7 @@ from libp2p.peer.id import ID
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
+from deserve_network.congestion import check_congestion, set_congestion
 from deserve_network.dial_failure import dial_failure
 from deserve_network.errors import AddressError, DialError, NetworkError
 from deserve_network.identity import Identity
@@ -53,21 +54,24 @@ class Carrier:
         self.addresses: tuple[str, ...] = ()
 
     @classmethod
-    async def start(cls, identity: Identity, listen: Sequence[str]) -> Carrier:
+    async def start(cls, identity: Identity, listen: Sequence[str], *, congestion: str = "") -> Carrier:
+        check_congestion(congestion)
         wanted = [_listen_address(text) for text in listen]
         _silence_libp2p()
         thread = await TrioThread.start()
         try:
-            return await thread.call(cls._begin, thread, identity, wanted)
+            return await thread.call(cls._begin, thread, identity, wanted, congestion)
         except BaseException:
             await thread.close()
             raise
 
     @classmethod
-    async def _begin(cls, thread: TrioThread, identity: Identity, listen: Sequence[Multiaddr]) -> Carrier:
+    async def _begin(
+        cls, thread: TrioThread, identity: Identity, listen: Sequence[Multiaddr], congestion: str
+    ) -> Carrier:
         key = Ed25519PrivateKey.from_bytes(identity.secret)
         config = ConnectionConfig(min_connections=0, low_watermark=0)
-        transport = _CountedTcp()
+        transport = _CountedTcp(congestion)
         host = new_host(
             key_pair=KeyPair(key, key.get_public_key()),
             muxer_preference="YAMUX",
@@ -97,6 +101,9 @@ class Carrier:
             if missing:
                 started.send_nowait(AddressError(f"{missing[0]}: cannot listen there"))
                 return
+            for listener in self._swarm.listeners.values():
+                for accepting in listener.listeners:
+                    set_congestion(accepting.socket, self._transport.congestion)
             suffix = f"/p2p/{self.peer_id}"
             found = (str(address) for listener in self._swarm.listeners.values() for address in listener.get_addrs())
             self.addresses = tuple(dict.fromkeys(a + suffix for text in found for a in _reachable(text)))
@@ -232,12 +239,14 @@ class Carrier:
 class _CountedTcp(TCP):  # type: ignore[misc]
     """TCP that remembers what it dialled: libp2p drops some sockets of failed handshakes without closing them."""
 
-    def __init__(self) -> None:
+    def __init__(self, congestion: str) -> None:
         super().__init__()
+        self.congestion = congestion
         self._dialled: set[trio.SocketStream] = set()
 
     async def dial(self, maddr: Multiaddr) -> Any:
         connection = await super().dial(maddr)
+        set_congestion(connection.stream.stream.socket, self.congestion)
         self._dialled = {stream for stream in self._dialled if stream.socket.fileno() != -1}
         self._dialled.add(connection.stream.stream)
         return connection

@@ -2,6 +2,7 @@
 
 NetworkError
 |-- AddressError      a multiaddress is malformed, or this host cannot listen on it
+|-- CongestionError   the kernel does not have or not allow a congestion control
 |-- IdentityError     the key file cannot be trusted or read
 |-- DialError         a peer did not answer, is somebody else, or does not speak the protocol
 |-- StreamClosed      a stream ended or was reset before what was asked for arrived
@@ -19,6 +20,7 @@ __all__ = [
     "AddressError",
     "ChannelClosed",
     "ClosedByPeer",
+    "CongestionError",
     "DialError",
     "IdentityError",
     "LinkLost",
@@ -36,6 +38,10 @@ class NetworkError(Exception):
 
 class AddressError(NetworkError):
     """A multiaddress that cannot be used; the text quotes it."""
+
+
+class CongestionError(NetworkError):
+    """A congestion control that cannot be used; the text names it and what there is."""
 
 
 class IdentityError(NetworkError):

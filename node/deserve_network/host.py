@@ -17,6 +17,7 @@ from deserve_network.identity import Identity
 
 if TYPE_CHECKING:
     from deserve_network.carrier import Carrier
+    from deserve_network.direct_sockets import DirectSettings, DirectSockets
     from deserve_network.stream import Stream
 
 __all__ = ["Discovery", "Host", "StreamHandler", "Traversal"]
@@ -45,22 +46,35 @@ class Traversal(Protocol):
 class Host:
     """Listens, dials and accepts. Create with `Host.start`, end with `close`; belongs to one asyncio loop."""
 
-    def __init__(self, carrier: Carrier) -> None:
+    def __init__(self, carrier: Carrier, direct: DirectSockets | None) -> None:
         self._carrier = carrier
+        self.direct = direct
+        """Sockets for links beside libp2p's; None where this host has none."""
         self._handlers: set[asyncio.Task[None]] = set()
         self._closed = False
         self.handler_failures = 0
         """Stream handlers that ended with an error other than the network's."""
 
     @classmethod
-    async def start(cls, identity: Identity, listen: Sequence[str] = ()) -> Host:
+    async def start(
+        cls, identity: Identity, listen: Sequence[str] = (), *, direct: DirectSettings | None = None
+    ) -> Host:
         """Listen on `listen` (multiaddresses; /tcp/0 picks a free port). An empty list only dials.
 
-        Raises `AddressError`, naming the address, where one is malformed, not TCP, or in use.
+        `direct`: how to make direct sockets for links, None for none; its congestion control serves libp2p's own
+        sockets too. Raises `AddressError`, naming the address, where one is malformed, not TCP, or in use, and
+        `CongestionError`.
         """
         from deserve_network.carrier import Carrier  # libp2p costs half a second to import
+        from deserve_network.direct_handshake import direct_hosts
+        from deserve_network.direct_sockets import DirectSockets
 
-        return cls(await Carrier.start(identity, listen))
+        carrier = await Carrier.start(identity, listen, congestion=direct.congestion if direct is not None else "")
+        try:
+            return cls(carrier, DirectSockets.open(direct_hosts(listen), direct) if direct is not None else None)
+        except BaseException:
+            await carrier.close()
+            raise
 
     @property
     def peer_id(self) -> str:
@@ -118,7 +132,10 @@ class Host:
         for task in self._handlers:
             task.cancel()
         await asyncio.gather(*self._handlers, return_exceptions=True)
+        # libp2p first: a link whose socket ends would otherwise come back by it at once.
         await self._carrier.close()
+        if self.direct is not None:
+            await self.direct.close()
 
     async def __aenter__(self) -> Host:
         return self

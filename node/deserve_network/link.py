@@ -78,6 +78,8 @@ class Link:
         """Headers and payloads of data frames, each counted once however often it travelled."""
         self.streams = 0
         """Streams this link has lived on; more than one means that it was restored."""
+        self.may_be_direct = True
+        """Whether a direct socket is worth trying; at the dialer."""
         self.session_id = secrets.token_bytes(NONCE_BYTES)
         self.peer_session_id = b""
         self.state: LinkState[_Content] = LinkState(window)

@@ -106,18 +106,10 @@ def latency_of(rtts: Sequence[float]) -> tuple[float, float]:
 async def measure_link(probe: Probe) -> LinkMeasure | None:
     """Measure through `probe`. None where the stream ended meanwhile, or answered nothing in time."""
     loop = asyncio.get_running_loop()
-    begun: list[float] = []
-    pings: list[asyncio.Future[float]] = []
-    for _ in range(PINGS):
-        begun.append(loop.time())
-        pings.append(probe(0))
-        await asyncio.sleep(PING_INTERVAL_S)
-    await asyncio.wait(pings, timeout=BUDGET_S)
-    rtts = [pong.result() - start for start, pong in zip(begun, pings, strict=True) if _answered(pong)]
+    rtts = await _ping(probe)
     if not rtts:
         return None
-    latency_s, latency_spread_s = latency_of(rtts)
-    deadline = loop.time() + BUDGET_S + 8 * latency_s
+    deadline = loop.time() + BUDGET_S + 4 * min(rtts)
     trains: list[Train] = []
     while (nbytes := next_probe_bytes(trains)) is not None and loop.time() < deadline:
         answers = [probe(nbytes) for _ in range(PROBES)]
@@ -129,8 +121,23 @@ async def measure_link(probe: Probe) -> LinkMeasure | None:
             trains.append(Train(nbytes, arrivals))
         if len(arrivals) < PROBES:
             break
+    # Once more: a process that was busy for the tenth of a second before is not so any more.
+    latency_s, latency_spread_s = latency_of([*rtts, *await _ping(probe)])
     bytes_per_s, bandwidth_spread = bandwidth_of(trains)
     return LinkMeasure(latency_s, latency_spread_s, bytes_per_s, bandwidth_spread)
+
+
+async def _ping(probe: Probe) -> list[float]:
+    """Round trips of a few pings; none where the stream ends."""
+    loop = asyncio.get_running_loop()
+    begun: list[float] = []
+    pings: list[asyncio.Future[float]] = []
+    for _ in range(PINGS):
+        begun.append(loop.time())
+        pings.append(probe(0))
+        await asyncio.sleep(PING_INTERVAL_S)
+    await asyncio.wait(pings, timeout=BUDGET_S)
+    return [pong.result() - start for start, pong in zip(begun, pings, strict=True) if _answered(pong)]
 
 
 def _answered(probe: asyncio.Future[float]) -> bool:

@@ -2,24 +2,27 @@
 
 The dialer opens a stream and sends `Open` with the link's name, its session and what it has received; the acceptor,
 who expects that name from that peer and nobody else, answers `Opened` with the same of its own. A peer that restarted
-has another session and is refused: a link is never resumed with somebody who has forgotten it.
+has another session and is refused: a link is never resumed with somebody who has forgotten it. Then the link moves to a
+direct socket where both ends have one (see `direct_handshake`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from deserve_network.byte_stream import ByteStream
 from deserve_network.control_messages import LinkShape
+from deserve_network.direct_handshake import follow_offer, until_carried
 from deserve_network.errors import LinkLost, LinkRefused, NetworkError, ProtocolError
-from deserve_network.framing import Kind, Limits, Preamble, read_frame
 from deserve_network.host import Host
 from deserve_network.link import Link
-from deserve_network.link_messages import LINK, MAX_NAME, Open, Opened, Refused
+from deserve_network.link_messages import MAX_NAME, Open, Opened, Refused, read_message, write_message
 from deserve_network.link_session import LinkTimes
 from deserve_network.link_state import Window
 from deserve_network.ring_messages import RING, RING_PROTOCOL
@@ -73,7 +76,7 @@ class Links:
         """
         peer_id = _peer_of(addresses)
 
-        async def connect(link: Link, deadline: float) -> tuple[Stream, Opened]:
+        async def connect(link: Link, deadline: float) -> tuple[ByteStream, Opened]:
             return await self._dial_until(link, addresses, shape, deadline)
 
         return await self._stand(self._link(name, peer_id, shape, dialer=True, connect=connect))
@@ -84,7 +87,7 @@ class Links:
             raise LinkRefused(f"link {name} is accepted already")
         expected = self._accepting[name] = _Expected(peer_id)
 
-        async def connect(link: Link, deadline: float) -> tuple[Stream, Open]:
+        async def connect(link: Link, deadline: float) -> tuple[ByteStream, Open]:
             return await self._accept_until(link, expected, shape, deadline)
 
         try:
@@ -120,7 +123,7 @@ class Links:
 
     async def _dial_until(
         self, link: Link, addresses: Sequence[str], shape: LinkShape, deadline: float
-    ) -> tuple[Stream, Opened]:
+    ) -> tuple[ByteStream, Opened]:
         loop = asyncio.get_running_loop()
         backoff_s = FIRST_BACKOFF_S
         while True:
@@ -142,7 +145,7 @@ class Links:
 
     async def _open(
         self, link: Link, addresses: Sequence[str], shape: LinkShape, remaining_s: float
-    ) -> tuple[Stream, Opened]:
+    ) -> tuple[ByteStream, Opened]:
         timeout_s = min(self._handshake_s, remaining_s)
         stream = await self._host.open_stream(addresses, self._protocol, timeout_s=timeout_s)
         try:
@@ -150,7 +153,7 @@ class Links:
                 await asyncio.sleep(shape.latency_ms / 1e3)
                 state = link.state
                 window = state.window
-                await _write(
+                await write_message(
                     stream,
                     Open(
                         link.name,
@@ -160,35 +163,42 @@ class Links:
                         state.consumed,
                         window.nbytes,
                         window.frames,
+                        direct=self._host.direct is not None and link.may_be_direct,
                     ),
                 )
-                answer = await _read(stream)
+                answer = await read_message(stream)
+                if isinstance(answer, Opened):
+                    return await self._opened(link, addresses, stream, answer), answer
         except TimeoutError:
             await stream.reset()
             raise LinkLost("no answer to the handshake") from None
         except BaseException:
             await stream.reset()
             raise
-        match answer:
-            case Opened():
-                if link.peer_session_id not in (b"", answer.session):
-                    await stream.reset()
-                    raise LinkRefused(f"{link.peer_id} has forgotten link {link.name}")
-                link.peer_session_id = answer.session
-                return stream, answer
-            case Refused(reason, retry):
-                await stream.close()
-                raise (_NotYet if retry else LinkRefused)(f"{link.peer_id}: {reason}")
-            case _:
-                await stream.reset()
-                raise ProtocolError(f"{type(answer).__name__} in answer to Open")
+        if isinstance(answer, Refused):
+            await stream.close()
+            raise (_NotYet if answer.retry else LinkRefused)(f"{link.peer_id}: {answer.reason}")
+        await stream.reset()
+        raise ProtocolError(f"{type(answer).__name__} in answer to Open")
+
+    async def _opened(self, link: Link, addresses: Sequence[str], stream: Stream, answer: Opened) -> ByteStream:
+        """What the link lives on from here."""
+        if link.peer_session_id not in (b"", answer.session):
+            raise LinkRefused(f"{link.peer_id} has forgotten link {link.name}")
+        link.peer_session_id = answer.session
+        if answer.offer is None or self._host.direct is None:
+            return stream
+        chosen = await follow_offer(stream, answer.offer, self._host.direct, addresses)
+        # Whoever cannot be reached directly once is not tried again each time that the stream breaks.
+        link.may_be_direct = chosen is not stream
+        return chosen
 
     # The acceptor's half.
 
     async def _incoming(self, stream: Stream) -> None:
         try:
             async with asyncio.timeout(self._handshake_s):
-                request = await _read(stream)
+                request = await read_message(stream)
         except TimeoutError:
             raise ProtocolError(f"no handshake within {self._handshake_s:g} s") from None
         if not isinstance(request, Open):
@@ -218,7 +228,7 @@ class Links:
 
     async def _accept_until(
         self, link: Link, expected: _Expected, shape: LinkShape, deadline: float
-    ) -> tuple[Stream, Open]:
+    ) -> tuple[ByteStream, Open]:
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
@@ -234,11 +244,7 @@ class Links:
                     continue
                 link.peer_session_id = request.session
                 await asyncio.sleep(shape.latency_ms / 1e3)
-                state = link.state
-                window = state.window
-                answer = Opened(link.session_id, state.received, state.consumed, window.nbytes, window.frames)
-                await _write(stream, answer)
-                return stream, request
+                return await self._answer(link, stream, request), request
             except LinkRefused:
                 raise
             except NetworkError:
@@ -246,6 +252,18 @@ class Links:
             except BaseException:
                 await stream.reset()
                 raise
+
+    async def _answer(self, link: Link, stream: Stream, request: Open) -> ByteStream:
+        """Say `Opened`, and find out what the link lives on from here."""
+        state, direct = link.state, self._host.direct
+        window = state.window
+        opened = Opened(link.session_id, state.received, state.consumed, window.nbytes, window.frames)
+        if direct is None or not direct.port or not request.direct:
+            await write_message(stream, opened)
+            return stream
+        with direct.expect(stream.peer_id) as expected:
+            await write_message(stream, dataclasses.replace(opened, offer=expected.offer))
+            return await until_carried(stream, expected, self._handshake_s)
 
 
 class _NotYet(LinkRefused):
@@ -270,22 +288,9 @@ class _Expected:
             await self.link.drop_stream()
 
 
-async def _write(stream: Stream, message: Open | Opened | Refused) -> None:
-    header = LINK.encode(message)
-    await stream.write([Preamble(Kind.OPEN, len(header)).encode(), header])
-
-
-async def _read(stream: Stream) -> Open | Opened | Refused:
-    preamble, header, _ = await read_frame(stream, Limits(LINK.max_bytes, 0))
-    if preamble.kind is not Kind.OPEN:
-        raise ProtocolError(f"{preamble.kind.name} frame before the handshake")
-    message: Open | Opened | Refused = LINK.decode(header)
-    return message
-
-
 async def _refuse(stream: Stream, reason: str, *, retry: bool) -> None:
     with contextlib.suppress(NetworkError):
-        await _write(stream, Refused(reason, retry))
+        await write_message(stream, Refused(reason, retry))
     await stream.close()
 
 

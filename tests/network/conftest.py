@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deserve_network.control_messages import LinkShape
+from deserve_network.direct_sockets import DirectSettings
 from deserve_network.host import Host
 from deserve_network.identity import generate_identity
 from deserve_network.link import Link
@@ -24,17 +25,25 @@ TIMES = LinkTimes(connect_s=10, reconnect_s=2, heartbeat_s=0.05, silence_s=2)
 LinkUp = Callable[..., Awaitable[tuple[Link, Link]]]
 
 
+@pytest.fixture(params=["libp2p", "tls"])
+def carrier(request: pytest.FixtureRequest) -> str:
+    """What links travel on: whatever holds of a link holds on either."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-async def hosts() -> AsyncIterator[tuple[Host, Host]]:
+async def hosts(carrier: str) -> AsyncIterator[tuple[Host, Host]]:
+    direct = DirectSettings() if carrier == "tls" else None
     async with (
-        await Host.start(generate_identity(), [LOOPBACK]) as here,
-        await Host.start(generate_identity(), [LOOPBACK]) as there,
+        await Host.start(generate_identity(), [LOOPBACK], direct=direct) as here,
+        await Host.start(generate_identity(), [LOOPBACK], direct=direct) as there,
     ):
         yield here, there
 
 
 @pytest.fixture
-async def link_up(hosts: tuple[Host, Host]) -> AsyncIterator[LinkUp]:
+async def link_up(hosts: tuple[Host, Host], carrier: str) -> AsyncIterator[LinkUp]:
     """`await link_up()` gives both ends of a new link, the dialer's first."""
     here, there = hosts
     made: list[Links] = []
@@ -51,6 +60,7 @@ async def link_up(hosts: tuple[Host, Host]) -> AsyncIterator[LinkUp]:
         near, far = await asyncio.gather(
             dialling.dial(there.addresses, name, shape), accepting.accept(name, here.peer_id, shape)
         )
+        assert near.carrier == far.carrier == carrier
         return near, far
 
     yield up

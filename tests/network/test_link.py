@@ -261,7 +261,7 @@ async def test_a_peer_that_restarted_is_not_taken_for_the_one_that_was_lost(
     await far.receive()
     # The same peer under the same name, but with nothing in memory.
     stream = await hosts[0].open_stream(hosts[1].addresses, RING_PROTOCOL)
-    header = LINK.encode(Open("ring/1/0", bytes(16), b"", 0, 0, 1, 1))
+    header = LINK.encode(Open("ring/1/0", bytes(16), b"", 0, 0, 1, 1, direct=False))
     await stream.write([Preamble(Kind.OPEN, len(header)).encode(), header])
     preamble = Preamble.decode(await stream.read_exactly(36), far._limits)
     answer = LINK.decode(await stream.read_exactly(preamble.header_bytes))
