@@ -34,6 +34,7 @@ def _stage(place: StagePlace, stats: Stats | None) -> dict[str, Any]:
         "tokens": 0 if stats is None else stats.tokens,
         "kv_used_fraction": 0.0 if stats is None else _fraction(stats.kv_pages_used, stats.kv_pages),
         "rtt_ms": 0.0 if stats is None else round(stats.rtt_ms, 3),
+        "carrier": "" if stats is None else stats.carrier,
     }
 
 

@@ -37,6 +37,14 @@ _NETWORK_OPTIONS = [
         show_default=True,
         help="Emulate links inside the nodes, or with network namespaces (Linux, root).",
     ),
+    click.option(
+        "--carrier",
+        type=click.Choice(["auto", "libp2p"]),
+        default="auto",
+        show_default=True,
+        help="Tensors on TLS sockets where they can be had, or on libp2p's streams.",
+    ),
+    click.option("--congestion", default="", help="TCP's, of the nodes, e.g. bbr; default: the system's."),
     click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True),
     click.option("--seed", default=0, show_default=True, help="For rows that name none, and for the emulation."),
     click.option(

@@ -9,7 +9,9 @@ from typing import Literal
 
 from deserve_coordinator.errors import ConfigurationError
 from deserve_coordinator.link_shapes import LinkShapes, load_link_shapes
+from deserve_network.congestion import check_congestion
 from deserve_network.control_messages import LinkShape
+from deserve_network.errors import CongestionError
 from deserve_node.settings import SettingsError, parse_bytes
 from deserve_node.timed.profile import ProfileError, RingProfile, load_profile
 from deserve_plan.plan import PlanOverrides
@@ -44,6 +46,10 @@ class TestnetConfig:
     links: Path | None = None
     """TOML of links and nodes that differ from that, see `deserve_coordinator.link_shapes`."""
     wan: Wan = "inline"
+    carrier: Literal["auto", "libp2p"] = "auto"
+    """What tensors travel on, as `deserve node start` takes it."""
+    congestion: str = ""
+    """TCP's, of every node; empty: the system's."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     memory: str = ""
@@ -86,6 +92,10 @@ class TestnetConfig:
         ):
             _check_amount(flag, amount)
         try:
+            check_congestion(self.congestion)
+        except CongestionError as error:
+            raise UsageError(f"--congestion: {error}") from error
+        try:
             PlanOverrides.parse(self.plan)
         except ValueError as error:
             raise UsageError(f"--plan: {error}") from error
@@ -108,8 +118,10 @@ class TestnetConfig:
 
     @property
     def node_flags(self) -> list[str]:
-        """What `deserve node start` is told of rows, KV memory and plan."""
+        """What `deserve node start` is told of links, rows, KV memory and plan."""
         given = {
+            "--carrier": self.carrier,
+            "--congestion": self.congestion,
             "--max-rows": str(self.max_rows or ""),
             "--kv-memory": self.kv_memory,
             "--host-memory": self.host_memory,

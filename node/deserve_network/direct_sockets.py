@@ -16,7 +16,6 @@ import secrets
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from deserve_network.certificate import Certificate, dialing_context, make_certificate, pin_of
 from deserve_network.congestion import set_congestion
@@ -24,7 +23,7 @@ from deserve_network.direct_stream import DirectStream, handshake
 from deserve_network.errors import AddressError, DialError, NetworkError, ProtocolError
 from deserve_network.link_messages import TOKEN_BYTES, Attach, Attached, DirectOffer, read_message, write_message
 
-__all__ = ["DirectSettings", "DirectSockets", "Expected"]
+__all__ = ["DirectSockets", "Expected"]
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +38,6 @@ BACKLOG = 64
 UNSENT_BYTES = 128 << 10
 """What the kernel may hold beyond what is in flight: on a slow uplink more would queue before a heartbeat."""
 ACCEPT_AGAIN_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class DirectSettings:
-    """`port` 0: any free one; the same on every address that the host listens on."""
-
-    port: int = 0
-    congestion: str = ""
-    """Name of a congestion control, empty: the system's."""
 
 
 class Expected:
@@ -85,15 +75,16 @@ class DirectSockets:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     @classmethod
-    def open(cls, hosts: Sequence[str], settings: DirectSettings) -> DirectSockets:
-        """Listen on the IP addresses `hosts`. Raises `AddressError` for a port in use, and `CongestionError`."""
+    def open(cls, hosts: Sequence[str], port: int = 0, congestion: str = "") -> DirectSockets:
+        """Listen on the IP addresses `hosts`, on the same port of each (0: any free one), with a congestion control
+        (empty: the system's). Raises `AddressError` for a port in use, and `CongestionError`.
+        """
         listeners: list[socket.socket] = []
         try:
-            port = settings.port
             for host in dict.fromkeys(hosts):
-                listeners.append(_listen(host, port, settings.congestion))
+                listeners.append(_listen(host, port, congestion))
                 port = listeners[0].getsockname()[1]
-            return cls(listeners, make_certificate(), settings.congestion)
+            return cls(listeners, make_certificate(), congestion)
         except BaseException:
             for listener in listeners:
                 listener.close()

@@ -17,7 +17,7 @@ from deserve_network.identity import Identity
 
 if TYPE_CHECKING:
     from deserve_network.carrier import Carrier
-    from deserve_network.direct_sockets import DirectSettings, DirectSockets
+    from deserve_network.direct_sockets import DirectSockets
     from deserve_network.stream import Stream
 
 __all__ = ["Discovery", "Host", "StreamHandler", "Traversal"]
@@ -57,21 +57,28 @@ class Host:
 
     @classmethod
     async def start(
-        cls, identity: Identity, listen: Sequence[str] = (), *, direct: DirectSettings | None = None
+        cls,
+        identity: Identity,
+        listen: Sequence[str] = (),
+        *,
+        tensor_port: int | None = None,
+        congestion: str = "",
     ) -> Host:
         """Listen on `listen` (multiaddresses; /tcp/0 picks a free port). An empty list only dials.
 
-        `direct`: how to make direct sockets for links, None for none; its congestion control serves libp2p's own
-        sockets too. Raises `AddressError`, naming the address, where one is malformed, not TCP, or in use, and
-        `CongestionError`.
+        `tensor_port`: where links may have direct sockets, on the same addresses (0 picks a free port); None: they live
+        on libp2p's streams. `congestion`: the congestion control of all sockets, empty for the system's. Raises
+        `AddressError`, naming the address, where one is malformed, not TCP, or in use, and `CongestionError`.
         """
         from deserve_network.carrier import Carrier  # libp2p costs half a second to import
         from deserve_network.direct_handshake import direct_hosts
         from deserve_network.direct_sockets import DirectSockets
 
-        carrier = await Carrier.start(identity, listen, congestion=direct.congestion if direct is not None else "")
+        carrier = await Carrier.start(identity, listen, congestion=congestion)
         try:
-            return cls(carrier, DirectSockets.open(direct_hosts(listen), direct) if direct is not None else None)
+            if tensor_port is None:
+                return cls(carrier, None)
+            return cls(carrier, DirectSockets.open(direct_hosts(listen), tensor_port, congestion))
         except BaseException:
             await carrier.close()
             raise

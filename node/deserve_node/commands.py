@@ -38,6 +38,8 @@ name = {name}
 # threads = 0                           # CPU threads to compute with; 0: all
 # listen = "/ip4/0.0.0.0/tcp/4001"      # default: a free port
 # announce = "/ip4/203.0.113.7/tcp/4001"  # what others dial, behind a port forwarding
+# tensor_port = 4002                    # TCP, for tensors between neighbours; default: a free port
+# congestion = "bbr"                    # TCP congestion control; default: the system's
 # http = "127.0.0.1:9464"               # /healthz, /metrics, /status
 # join_token_file = "join_token"        # mode 0600, where the coordinator asks for a token
 """
@@ -83,6 +85,9 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
 @click.option("--coordinator", help="Multiaddress of the coordinator, ending in /p2p/<peer id>.")
 @click.option("--listen", help="Multiaddress to listen on.  [default: /ip4/0.0.0.0/tcp/0]")
 @click.option("--announce", help="Multiaddress that others shall dial, where it is not the one we listen on.")
+@click.option("--tensor-port", type=click.IntRange(0, 65535), help="TCP port for tensors.  [default: a free one]")
+@click.option("--carrier", type=click.Choice(["auto", "libp2p"]), help="What tensors travel on.  [default: auto]")
+@click.option("--congestion", help="TCP congestion control, such as bbr.  [default: the system's]")
 @click.option("--memory", help="Memory to lend for weights and KV, such as 8GiB.  [default: half of the device's]")
 @click.option("--threads", type=click.IntRange(0), help="CPU threads to compute with.  [default: all]")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
@@ -161,6 +166,7 @@ def status(data: Path, http: str | None, as_json: bool) -> None:
         click.echo(json.dumps(found))
         return
     layers = f"layers {found['layers'][0]} to {found['layers'][1] - 1}" if found["layers"] else "no ring yet"
+    over = f" over {found['carrier']}" if found["carrier"] else ""
     busy = found["busy_s"] / found["since_begin_s"] if found["since_begin_s"] else 0.0
     click.echo(
         f"{found['name']}  {found['peer_id']}\n"
@@ -169,7 +175,7 @@ def status(data: Path, http: str | None, as_json: bool) -> None:
         f"load         {busy:.0%} busy, {found['tokens']} tokens, "
         f"KV {found['kv_pages_used']} of {found['kv_pages']} pages\n"
         f"traffic      {found['bytes_sent']} bytes sent, {found['bytes_received']} received, "
-        f"{found['rtt_ms']:.0f} ms to the next stage\n"
+        f"{found['rtt_ms']:.0f} ms to the next stage{over}\n"
         f"failures     {found['ring_failures']}"
     )
     if plan := found["plan"]:

@@ -292,6 +292,7 @@ class RingMember:
             bytes_sent=self._neighbours.bytes_sent,
             bytes_received=self._neighbours.bytes_received,
             rtt_ms=self._neighbours.rtt_s * 1e3,
+            carrier=self._neighbours.carrier,
             rows_active=head.rows_active if head else 0,
             completion_tokens=head.completion_tokens if head else 0,
             prompt_tokens=head.prompt_tokens if head else 0,

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from deserve_network.congestion import check_congestion
+from deserve_network.errors import CongestionError
 from deserve_node.errors import NodeError
 from deserve_node.kv_limits import DEFAULT_PAGE_TOKENS, KvLimits
 from deserve_node.timed.profile import ProfileError, RingProfile, load_profile
@@ -43,6 +45,12 @@ class NodeSettings:
     listen: str = "/ip4/0.0.0.0/tcp/0"
     announce: str = ""
     """A multiaddress (without /p2p/) to tell others instead of the listening ones: port forwarding, a public name."""
+    tensor_port: int = 0
+    """TCP port beside the listening one, where neighbours bring tensors; 0: a free one."""
+    carrier: str = "auto"
+    """What tensors travel on: "auto", TLS sockets where they can be had, or "libp2p"."""
+    congestion: str = ""
+    """Congestion control of this node's sockets, as the kernel calls it; empty: the system's."""
     memory_bytes: int = 0
     threads: int = 0
     device: str = "auto"
@@ -160,6 +168,7 @@ def _check(settings: NodeSettings) -> None:
         ("copy_bytes_per_s", 0, _MOST_BYTES),
         ("page_tokens", 1, 1024),
         ("threads", 0, 4096),
+        ("tensor_port", 0, 65535),
         ("max_rows", 16, 16384),
         ("token_budget", 16, 16384),
     ):
@@ -172,6 +181,12 @@ def _check(settings: NodeSettings) -> None:
         raise SettingsError("name: must be printable")
     if settings.device not in ("auto", "cpu", "cuda") and not re.fullmatch(r"cuda:[0-9]+", settings.device):
         raise SettingsError(f"device: {settings.device!r} is not auto, cpu, cuda or cuda:N")
+    if settings.carrier not in ("auto", "libp2p"):
+        raise SettingsError(f"carrier: {settings.carrier!r} is not auto or libp2p")
+    try:
+        check_congestion(settings.congestion)
+    except CongestionError as error:
+        raise SettingsError(f"congestion: {error}") from error
     if not re.fullmatch(r"/.+/p2p/[^/]+", settings.coordinator):
         raise SettingsError(f"coordinator: {settings.coordinator!r} is no multiaddress that ends in /p2p/<peer id>")
     if not settings.listen.startswith("/"):

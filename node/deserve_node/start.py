@@ -58,7 +58,10 @@ async def _run(settings: NodeSettings, announce: Announce) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked_data(settings.data, "node"))
         identity = load_or_create_identity(settings.data / "identity.key")
-        host = await stack.enter_async_context(await Host.start(identity, [settings.listen]))
+        tensor_port = settings.tensor_port if settings.carrier == "auto" else None
+        host = await stack.enter_async_context(
+            await Host.start(identity, [settings.listen], tensor_port=tensor_port, congestion=settings.congestion)
+        )
         unannounced = [announce]
 
         def registered() -> None:

@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from deserve_network.control_messages import LinkShape
-from deserve_network.direct_sockets import DirectSettings
 from deserve_network.host import Host
 from deserve_network.identity import generate_identity
 from deserve_network.links import Links
@@ -67,10 +66,10 @@ async def tcp() -> AsyncIterator[Way]:
 
 @contextlib.asynccontextmanager
 async def link(carrier: str, latency_ms: float) -> AsyncIterator[Way]:
-    direct = DirectSettings() if carrier == "tls" else None
+    tensor_port = 0 if carrier == "tls" else None
     async with (
-        await Host.start(generate_identity(), [LOOPBACK], direct=direct) as here,
-        await Host.start(generate_identity(), [LOOPBACK], direct=direct) as there,
+        await Host.start(generate_identity(), [LOOPBACK], tensor_port=tensor_port) as here,
+        await Host.start(generate_identity(), [LOOPBACK], tensor_port=tensor_port) as there,
     ):
         shape = LinkShape(latency_ms=latency_ms)
         dialling, accepting = Links(here), Links(there)

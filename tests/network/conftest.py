@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from deserve_network.control_messages import LinkShape
-from deserve_network.direct_sockets import DirectSettings
 from deserve_network.host import Host
 from deserve_network.identity import generate_identity
 from deserve_network.link import Link
@@ -34,10 +33,10 @@ def carrier(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def hosts(carrier: str) -> AsyncIterator[tuple[Host, Host]]:
-    direct = DirectSettings() if carrier == "tls" else None
+    tensor_port = 0 if carrier == "tls" else None
     async with (
-        await Host.start(generate_identity(), [LOOPBACK], direct=direct) as here,
-        await Host.start(generate_identity(), [LOOPBACK], direct=direct) as there,
+        await Host.start(generate_identity(), [LOOPBACK], tensor_port=tensor_port) as here,
+        await Host.start(generate_identity(), [LOOPBACK], tensor_port=tensor_port) as there,
     ):
         yield here, there
 

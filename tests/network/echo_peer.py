@@ -7,7 +7,6 @@ import sys
 
 from deserve_network.channel import Channel
 from deserve_network.control_messages import CONTROL, CONTROL_PROTOCOL
-from deserve_network.direct_sockets import DirectSettings
 from deserve_network.errors import NetworkError
 from deserve_network.host import Host
 from deserve_network.identity import generate_identity
@@ -37,7 +36,7 @@ async def echo_link(stream: Stream) -> None:
 
 async def main() -> None:
     global links
-    host = await Host.start(generate_identity(), ["/ip4/127.0.0.1/tcp/0"], direct=DirectSettings())
+    host = await Host.start(generate_identity(), ["/ip4/127.0.0.1/tcp/0"], tensor_port=0)
     links = Links(host)
     host.handle(CONTROL_PROTOCOL, echo_channel)
     host.handle("/test/want-link/1", echo_link)

@@ -15,7 +15,7 @@ from deserve_network import direct_sockets
 from deserve_network.certificate import dialing_context
 from deserve_network.congestion import check_congestion
 from deserve_network.direct_handshake import direct_hosts
-from deserve_network.direct_sockets import DirectSettings, DirectSockets
+from deserve_network.direct_sockets import DirectSockets
 from deserve_network.direct_stream import DirectStream
 from deserve_network.errors import AddressError, CongestionError, DialError
 from deserve_network.host import Host
@@ -31,7 +31,7 @@ LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 
 @pytest.fixture
 async def sockets() -> AsyncIterator[DirectSockets]:
-    opened = DirectSockets.open(HERE, DirectSettings())
+    opened = DirectSockets.open(HERE)
     yield opened
     await opened.close()
 
@@ -139,9 +139,9 @@ async def test_a_dead_address_does_not_hide_the_one_that_works(sockets: DirectSo
 
 
 async def test_a_port_in_use_is_named() -> None:
-    first = DirectSockets.open(HERE, DirectSettings())
+    first = DirectSockets.open(HERE)
     with pytest.raises(AddressError, match=f"tensor port {first.port} on 127.0.0.1"):
-        DirectSockets.open(HERE, DirectSettings(port=first.port))
+        DirectSockets.open(HERE, first.port)
     await first.close()
 
 
@@ -161,7 +161,7 @@ async def test_both_ends_use_the_congestion_control_that_was_asked_for(name: str
         check_congestion(name)
     except CongestionError:
         pytest.skip(f"no {name} in this kernel")
-    sockets = DirectSockets.open(HERE, DirectSettings(congestion=name))
+    sockets = DirectSockets.open(HERE, congestion=name)
     with sockets.expect("peer") as expected:
         for stream in (await sockets.dial(HERE, expected.offer, "acceptor"), expected.take()):
             chosen = stream._tls.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
@@ -174,7 +174,7 @@ async def test_a_congestion_control_that_is_not_there_is_named_with_those_that_a
     with pytest.raises(CongestionError, match=r"'fast' cannot be used here .*; the kernel has .*(cubic|reno)"):
         check_congestion("fast")
     with pytest.raises(CongestionError, match="'fast'"):
-        await Host.start(generate_identity(), [LOOPBACK], direct=DirectSettings(congestion="fast"))
+        await Host.start(generate_identity(), [LOOPBACK], congestion="fast")
 
 
 def test_direct_addresses_are_those_without_a_relay() -> None:
@@ -191,10 +191,10 @@ def test_direct_addresses_are_those_without_a_relay() -> None:
 
 
 @contextlib.asynccontextmanager
-async def linked(here: DirectSettings | None, there: DirectSettings | None) -> AsyncIterator[tuple[Link, Link]]:
+async def linked(here: int | None, there: int | None) -> AsyncIterator[tuple[Link, Link]]:
     async with (
-        await Host.start(generate_identity(), [LOOPBACK], direct=here) as dialer,
-        await Host.start(generate_identity(), [LOOPBACK], direct=there) as acceptor,
+        await Host.start(generate_identity(), [LOOPBACK], tensor_port=here) as dialer,
+        await Host.start(generate_identity(), [LOOPBACK], tensor_port=there) as acceptor,
     ):
         dialling, accepting = Links(dialer), Links(acceptor)
         yield await asyncio.gather(dialling.dial(acceptor.addresses, "a"), accepting.accept("a", dialer.peer_id))
@@ -202,9 +202,9 @@ async def linked(here: DirectSettings | None, there: DirectSettings | None) -> A
         assert acceptor.direct is None or not acceptor.direct._expected
 
 
-@pytest.mark.parametrize("ends", [(DirectSettings(), None), (None, DirectSettings())])
+@pytest.mark.parametrize("ends", [(0, None), (None, 0)])
 async def test_a_link_with_an_end_that_has_no_direct_sockets_stays_on_libp2p(
-    ends: tuple[DirectSettings | None, DirectSettings | None],
+    ends: tuple[int | None, int | None],
 ) -> None:
     async with linked(*ends) as (near, far):
         assert near.carrier == far.carrier == "libp2p"
@@ -220,7 +220,7 @@ async def test_a_link_whose_direct_socket_cannot_be_had_stays_on_libp2p_and_asks
         raise DialError("filtered")
 
     monkeypatch.setattr(DirectSockets, "dial", dial)
-    async with linked(DirectSettings(), DirectSettings()) as (near, far):
+    async with linked(0, 0) as (near, far):
         assert near.carrier == far.carrier == "libp2p"
         await near.drop_stream()
         await near.send(Tune("ring", 1, 1, (), 1, 1))

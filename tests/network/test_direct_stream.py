@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from deserve_network import direct_stream
-from deserve_network.direct_sockets import DirectSettings, DirectSockets
+from deserve_network.direct_sockets import DirectSockets
 from deserve_network.direct_stream import DirectStream
 from deserve_network.errors import StreamClosed
 
@@ -18,7 +18,7 @@ MORE_THAN_FITS = 32 << 20
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
-    sockets = DirectSockets.open(["127.0.0.1"], DirectSettings())
+    sockets = DirectSockets.open(["127.0.0.1"])
     with sockets.expect("near") as expected:
         near = await sockets.dial(["127.0.0.1"], expected.offer, "far")
         far = expected.take()

@@ -131,7 +131,7 @@ async def test_emulated_bandwidth_limits_a_direction(link_up: LinkUp) -> None:
     assert time.monotonic() - begun >= 0.19
 
 
-@pytest.mark.parametrize("mbit", [1, 5])
+@pytest.mark.parametrize("mbit", [0.5, 2])
 async def test_a_measurement_finds_latency_and_bandwidth_of_each_direction(link_up: LinkUp, mbit: float) -> None:
     near, far = await link_up(shape=LinkShape(latency_ms=40, mbit=mbit))
     for measured in await asyncio.gather(near.measure(), far.measure()):

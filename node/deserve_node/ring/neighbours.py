@@ -79,6 +79,11 @@ class Neighbours:
         return self._onward.rtt_s if self._onward is not None else 0.0
 
     @property
+    def carrier(self) -> str:
+        """What that link lives on; empty where there is none."""
+        return self._onward.carrier if self._onward is not None else ""
+
+    @property
     def bytes_sent(self) -> int:
         return sum(link.bytes_sent for link in self._open)
 

@@ -55,7 +55,7 @@ async def test_head_and_tail_have_two_links_between_them(hosts):
 
 
 async def test_a_stage_measures_its_onward_link_and_the_tail_the_one_to_the_head(hosts):
-    shapes = (LinkShape(latency_ms=30, mbit=5), LinkShape(latency_ms=60, mbit=2))
+    shapes = (LinkShape(latency_ms=30, mbit=2), LinkShape(latency_ms=60, mbit=1))
     shaped = assigns(*hosts, shapes=shapes)
     head, tail = (Neighbours(assign, Links(host, times=TIMES)) for assign, host in zip(shaped, hosts, strict=True))
     await asyncio.gather(head.connect(), tail.connect())
