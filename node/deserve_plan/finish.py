@@ -21,6 +21,9 @@ __all__ = ["finish_s"]
 FOLLOWED_RINGS = 3
 STRIDES = 64
 """A row's life is followed in so many strides of equal cycles."""
+TINY = 1e-6
+FIRST_TOKEN_CYCLES = 1.5
+"""What a row's first token takes beyond a cycle: its prompt waits for its turn, and the row then for its microbatch."""
 GRAIN = 32
 """Cycles whose loads differ by less than a part in so many are taken for the same."""
 
@@ -35,19 +38,23 @@ def finish_s(figures: RingFigures, workload: Workload, plan: RingPlan, rows: flo
     stride = max(1.0, workload.new_tokens / STRIDES)
     waiting, running, done, elapsed = followed, 0.0, 0.0, 0.0
     ends: deque[tuple[float, float]] = deque()
-    while waiting > 1e-6 or ends:
-        under_way = running + min(waiting, rows - running)
+    # Rows whose prompts are on their way are admitted beyond those that decode.
+    most = rows * (1 + FIRST_TOKEN_CYCLES / workload.new_tokens)
+    while waiting or ends:
+        under_way = min(rows, running + waiting)
         microbatches = min(plan.microbatches, max(1, math.ceil(under_way / per_step - 1e-9)))
-        decodes = running / microbatches
+        decodes = min(rows, running) / microbatches
         room = microbatches * stride * max(step_tokens - decodes, 0.0)
-        entering = min(waiting, rows - running, room / max(workload.prompt_tokens, 1e-9))
+        entering = min(waiting, most - running, room / max(workload.prompt_tokens, 1e-9))
         prompt = entering * workload.prompt_tokens / stride / microbatches
         elapsed += stride * cycle.seconds(microbatches, decodes, prompt)
         done += stride
         waiting -= entering
         running += entering
-        if entering > 0:
-            ends.append((done + workload.new_tokens - stride, entering))
+        # What rounding leaves of a row would live a life of its own.
+        waiting = waiting if waiting > TINY else 0.0
+        if entering > TINY:
+            ends.append((done + workload.new_tokens - stride + FIRST_TOKEN_CYCLES, entering))
         while ends and ends[0][0] <= done + 1e-9:
             running -= ends.popleft()[1]
     return elapsed + rest_s

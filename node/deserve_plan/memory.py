@@ -28,10 +28,17 @@ HEADROOM_SIGMAS = 2.0
 """Rows are at random points of their lives, so what they hold swings around its mean by so many deviations."""
 
 
+AHEAD_CYCLES = 2.0
+"""Cycles for which a row holds its prompt's pages before it decodes."""
+
+
 def row_pages(memory: StageMemory, workload: Workload) -> float:
-    """Pages of one row, averaged over the time in which it generates; its last page is on average half empty."""
-    tokens = workload.prompt_tokens + workload.new_tokens / 2
-    return (tokens + (memory.page_tokens - 1) / 2) / memory.page_tokens
+    """Pages for each row that decodes: its own, averaged over its life, the last one on average half empty, and its
+    part in those of the rows whose prompts are on their way."""
+    ahead = AHEAD_CYCLES / workload.new_tokens
+    half_page = (memory.page_tokens - 1) / 2
+    tokens = workload.prompt_tokens + workload.new_tokens / 2 + half_page
+    return (tokens + ahead * (workload.prompt_tokens + half_page)) / memory.page_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,8 +82,10 @@ class PaperLink:
     def figures(self, uplink_mbit: float) -> LinkFigures:
         """With the sender's uplink, where that is narrower."""
         bounds = [mbit for mbit in (self.mbit, uplink_mbit) if mbit]
-        # Latency swings by the jitter either way.
-        return LinkFigures(self.latency_ms / 1e3, 2 * self.jitter_ms / 1e3, min(bounds, default=0.0) * 1e6 / 8)
+        # Latency swings by the jitter either way; what links measure is the least, and the swing above it.
+        swing_ms = min(self.jitter_ms, self.latency_ms) + self.jitter_ms
+        least_ms = max(0.0, self.latency_ms - self.jitter_ms)
+        return LinkFigures(least_ms / 1e3, swing_ms / 1e3, min(bounds, default=0.0) * 1e6 / 8)
 
 
 def cut_layers(model: ModelShape, nodes: Sequence[PaperNode]) -> list[int]:

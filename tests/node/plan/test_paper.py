@@ -61,7 +61,7 @@ def test_a_steps_time_follows_from_weights_operations_and_bandwidth() -> None:
     assert (head.cost.wanted_s, tail.cost.wanted_s) == (0.0, pytest.approx(2 * 50_000 * 1000 / 10e12))
     assert head.memory.device_pages == int((24 - 3.25) * GIB / (16 * 4096 * 6))
     assert figures.links[0].bytes_per_s == pytest.approx(100e6 / 8)
-    assert figures.links[0].latency_s == pytest.approx(0.01)
+    assert (figures.links[0].latency_s, figures.links[0].latency_spread_s) == pytest.approx((0.008, 0.004))
 
 
 def test_the_narrower_of_link_and_uplink_counts() -> None:
