@@ -17,7 +17,7 @@ from deserve_network.identity import generate_identity
 from deserve_network.link import Frame
 from deserve_network.link_session import LinkTimes
 from deserve_network.links import Links
-from deserve_network.ring_messages import Admit, Chunk, Sampled, Sampling, Segment, Step
+from deserve_network.ring_messages import MAX_CHUNKS, Admit, Chunk, Sampled, Sampling, Segment, Step
 from deserve_node.engine import Engine, KvCache
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import RingProtocolError
@@ -261,14 +261,15 @@ async def test_a_sequence_is_admitted_once(tail):
 
 
 async def test_sequences_that_never_come_do_not_pile_up(tail):
-    for sequence in range(4097):
+    for sequence in range(MAX_CHUNKS + 1):
         tail.head.put(admit_of(sequence))
     assert "never came" in str(await outcome(tail.running))
 
 
 async def test_sequences_that_are_released_before_they_come_do_not_pile_up(tail):
+    half = MAX_CHUNKS // 2
     for number in range(3):
-        *others, last = range(2000 * number, 2000 * (number + 1))
+        *others, last = range(half * number, half * (number + 1))
         for sequence in (*others, last):
             tail.head.put(admit_of(sequence))
         step = step_of(Chunk(last, 0, 3, 1), number=number, released=tuple(others))
