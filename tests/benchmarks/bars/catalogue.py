@@ -11,6 +11,7 @@ from bars.group import Group
 __all__ = ["LETTERS", "groups"]
 
 _MODULES = {
+    "bars.head_overhead": "l",
     "bars.single_node": "i",
     "bars.real_ring": "bfg",
     "bars.swapped_ring": "h",

@@ -1,7 +1,7 @@
 """Bar k: SmolLM2 over home uplinks, once with raw hidden states and once with every codec allowed.
 
 The planner proposes one for each uplink; it should be the one that is fastest, and where raw is bound by the link,
-faster than that bound. What the codecs cost in agreement is `tests/benchmarks/codecs.py`'s to say.
+faster than that bound. What the codecs cost in agreement `tests/benchmarks/codecs.py` measures.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from bars.journal import Journal
 from bars.networks import SteadyNetwork
 from bars.rounds import Contestant, Experiment
 from bars.rows import Requirement, Row
+from bars.scripts import script
 from bars.steady import Rows
 from deserve_testnet.config import TestnetConfig
 
@@ -22,6 +23,7 @@ UPLINKS_MBIT = (1, 2, 5)
 _LATENCY_MS = 20
 _CODECS = ("raw", "bf16", "int8")
 _ANY = "any codec"
+_AGREEMENT = "k agreement"
 _STAGES, _PROMPT, _NEW = 4, 8, 32
 _RAW_BYTES = 576 * 4
 """Hidden states of one token of SmolLM2 in fp32."""
@@ -30,11 +32,14 @@ _RAW_BYTES = 576 * 4
 def experiments(settings: Settings) -> list[Experiment]:
     uplinks = UPLINKS_MBIT[:1] if settings.quick else UPLINKS_MBIT
     rounds = min(settings.rounds, 3)
-    return [Experiment(_name(mbit), _contestants(mbit, settings), rounds, kept=False) for mbit in uplinks]
+    few = ["--prompts", "2", "--new-tokens", "4"] if settings.quick else []
+    agreement = Experiment(_AGREEMENT, (script(_AGREEMENT, "codecs.py", [*few, "--json"]),), rounds=1)
+    rings = [Experiment(_name(mbit), _contestants(mbit, settings), rounds, kept=False) for mbit in uplinks]
+    return [agreement, *rings]
 
 
 def rows(journal: Journal, settings: Settings) -> list[Row]:
-    found = []
+    found = _agreement(journal)
     for mbit in UPLINKS_MBIT:
         name = _name(mbit)
         forced = {codec: journal.values(name, codec, "tokens_per_s") for codec in _CODECS}
@@ -63,6 +68,17 @@ def rows(journal: Journal, settings: Settings) -> list[Row]:
 
 def _name(mbit: int) -> str:
     return f"k {mbit} Mbit/s"
+
+
+def _agreement(journal: Journal) -> list[Row]:
+    found = []
+    for codecs in journal.values(_AGREEMENT, _AGREEMENT, "codecs"):
+        for of in codecs:  # type: ignore[attr-defined]
+            note = f"{of['bytes_per_token']:.0f} bytes a token, KL {of['mean_kl']:.1e}, "
+            note += f"{of['greedy_prefix_kept']:.0%} of greedy continuations kept"
+            agreed = Requirement("k", f"{of['codec']}: likeliest token agrees", "report")
+            found.append(Row.of(agreed, [of["top1_agreement"]], note))
+    return found
 
 
 def _contestants(mbit: float, settings: Settings) -> Sequence[Contestant]:
