@@ -58,8 +58,9 @@ class RingStatus:
             await asyncio.sleep(_LOOK_S)
         raise NotSteady(f"the head stayed as it was for {deadline_s:.0f} s")
 
-    async def until_full(self, before: Json, prompt_tokens: int, deadline_s: float) -> None:
-        """Wait until so many tokens of prompts are computed since `before` and every row had a token after that."""
+    async def until_full(self, before: Json, rows: int, prompt_tokens: int, deadline_s: float) -> None:
+        """Wait until `rows` rows, or as many as the ring's plan runs at once, have their prompts of `prompt_tokens`
+        computed since `before`, and every row had a token after that."""
         full_at: int | None = None
         deadline = time.monotonic() + deadline_s
         while time.monotonic() < deadline:
@@ -67,7 +68,9 @@ class RingStatus:
             generated = head["completion_tokens"] - before["completion_tokens"]
             # What the head computed is prompts and decodes; each token but a row's first was a decode before.
             computed = head["tokens"] - before["tokens"] - generated + head["rows_active"]
-            if full_at is None and computed >= prompt_tokens:
+            plan = head.get("plan") or {}
+            running = plan.get("microbatches", rows) * plan.get("rows_per_microbatch", 1)
+            if full_at is None and computed >= min(rows, running) * prompt_tokens:
                 full_at = generated
             if full_at is not None and generated >= full_at + head["rows_active"]:
                 return

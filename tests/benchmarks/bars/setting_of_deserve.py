@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from bars.group import Settings
 from bars.journal import Journal
-from bars.networks import MOST_ROWS, SteadyNetwork
+from bars.networks import SteadyNetwork, rows_in_flight
 from bars.rounds import Contestant, Experiment
 from bars.rows import Requirement, Row
 from bars.steady import Rows
@@ -32,10 +32,12 @@ PUBLISHED: Mapping[str, Mapping[int, float]] = {
 _STAGES = 8
 _PROMPT = _NEW = 256
 _PROFILE = "deserve-70b"
-_FIXED_S, _TOKEN_S = 66.3e-3, 0.278e-3
+_TOKEN_S = 0.278e-3
 _DEVICE_PAGES, _SWAP_PAGES, _PAGE_TOKENS = 10_000, 2_500, 8
 _ROW_PAGES = (_PROMPT + _NEW / 2) / _PAGE_TOKENS
 _MOST_RATE = 1 / _TOKEN_S / (1 + _PROMPT / _NEW)
+_OUR_RATE, _OUR_STEP_S = 1_000.0, 0.125
+"""About what its plan reaches: rows in flight follow from it."""
 _WINDOW_S = 60.0
 
 
@@ -74,7 +76,7 @@ def _contestants(latency_ms: int, settings: Settings) -> tuple[Contestant, ...]:
     plans = {
         HAND_SET: (f"microbatches={microbatches},rows={swapped},swap_pages={_SWAP_PAGES}", microbatches * swapped),
         PLAIN: (f"microbatches={_STAGES},rows={plain},swap_pages=0", _STAGES * plain),
-        OURS: ("", MOST_ROWS),
+        OURS: ("", rows_in_flight(_OUR_RATE, _STAGES * (_OUR_STEP_S + latency_ms / 1e3))),
     }
     return tuple(
         SteadyNetwork(

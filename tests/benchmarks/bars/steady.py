@@ -41,9 +41,9 @@ class Rows:
     """That the batch allows besides raw."""
 
     @property
-    def first_prompts(self) -> int:
-        """Tokens of the first rows' prompts."""
-        return self.in_flight * (self.prompt_tokens + (self.new_tokens // 2 if self.aged else 0))
+    def first_prompt(self) -> int:
+        """Tokens of a prompt of the first rows, on average."""
+        return self.prompt_tokens + (self.new_tokens // 2 if self.aged else 0)
 
     def lines(self, model: str, seconds: float) -> Iterator[Json]:
         """The batch: the first rows, and what replaces them during `seconds`."""
@@ -110,7 +110,8 @@ async def measure_steady(
         started = time.monotonic()
         batch = await client.create_batch(file["id"], "/v1/completions", codecs=rows.codecs)
         try:
-            await net.unless_one_dies(status.until_full(before, rows.first_prompts, fill_deadline_s))
+            filling = status.until_full(before, rows.in_flight, rows.first_prompt, fill_deadline_s)
+            await net.unless_one_dies(filling)
             fill_s = time.monotonic() - started
             window = await net.unless_one_dies(_window(net, status, window_s, fill_s, during))
             if failed := (await client.batch(batch["id"]))["request_counts"]["failed"]:
