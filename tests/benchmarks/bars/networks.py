@@ -55,6 +55,7 @@ class SteadyNetwork:
     config: TestnetConfig
     rows: Rows
     window_s: float
+    settle_s: float = 0.0
     fill_deadline_s: float = 600.0
     during: Callable[[RingStatus, float], Awaitable[dict[str, Any]]] | None = None
 
@@ -70,7 +71,12 @@ class SteadyNetwork:
 
         async def measure() -> dict[str, Any]:
             window = await measure_steady(
-                net, self.rows, window_s=self.window_s, fill_deadline_s=self.fill_deadline_s, during=self.during
+                net,
+                self.rows,
+                window_s=self.window_s,
+                settle_s=self.settle_s,
+                fill_deadline_s=self.fill_deadline_s,
+                during=self.during,
             )
             return window.figures()
 

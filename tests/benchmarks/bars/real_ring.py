@@ -76,7 +76,7 @@ def _contestants(model: str, settings: Settings) -> tuple[Contestant, ...]:
 
     def network(name: str, nodes: int, latency_ms: float) -> Contestant:
         config = TestnetConfig(model=source, nodes=nodes, latency_ms=latency_ms, memory=size.memory)
-        return SteadyNetwork(name, config, workload, window_s=3 if settings.quick else 20).contestant()
+        return SteadyNetwork(name, config, workload, window_s=3 if settings.quick else 20, settle_s=5).contestant()
 
     rings = (network(_ring(latency), STAGES, latency) for latency in LATENCIES_MS)
     return (network(_ONE, 1, 0.0), *rings)

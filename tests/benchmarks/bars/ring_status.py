@@ -77,6 +77,19 @@ class RingStatus:
             await asyncio.sleep(_POLL_S)
         raise NotSteady(f"the ring was not full after {deadline_s:.0f} s")
 
+    async def until_settled(self, quiet_s: float, deadline_s: float) -> None:
+        """Wait until the head has kept to one plan for `quiet_s`: at first it knows nothing of the rows to come."""
+        deadline = time.monotonic() + deadline_s
+        plans, since = -1, time.monotonic()
+        while time.monotonic() < deadline:
+            now = ((await self.stage(0)).get("plan") or {}).get("plans", 0)
+            if now != plans:
+                plans, since = now, time.monotonic()
+            elif time.monotonic() - since >= quiet_s:
+                return
+            await asyncio.sleep(_POLL_S)
+        raise NotSteady(f"the head still made new plans after {deadline_s:.0f} s")
+
     async def until_empty(self, deadline_s: float) -> None:
         deadline = time.monotonic() + deadline_s
         while (await self.stage(0))["rows_active"]:

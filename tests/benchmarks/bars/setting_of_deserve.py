@@ -89,6 +89,7 @@ def _contestants(latency_ms: int, settings: Settings) -> tuple[Contestant, ...]:
             ),
             Rows(in_flight, _PROMPT, _NEW, _MOST_RATE),
             window_s=5 if settings.quick else _WINDOW_S,
+            settle_s=0 if settings.quick else 20,
             fill_deadline_s=1800,
         ).contestant()
         for name, (plan, in_flight) in plans.items()

@@ -2,8 +2,8 @@
 
 A batch with more rows than fit keeps a given number in flight. Its first rows start in their middle
 (`deserve_testnet.prompts.synthetic`), so that rows end and are replaced one by one, as they do after hours. When each
-of them has its prompt behind it and one trip more has passed, a window begins. It begins and ends on the edge of a
-step, and its time is the head's own: what a step takes does not blur a short window.
+of them has its prompt behind it, one trip more has passed and the plan has settled, a window begins. It begins and ends
+on the edge of a step, and its time is the head's own: what a step takes does not blur a short window.
 """
 
 from __future__ import annotations
@@ -93,13 +93,14 @@ async def measure_steady(
     rows: Rows,
     *,
     window_s: float,
+    settle_s: float = 0.0,
     fill_deadline_s: float = 600.0,
     during: Callable[[RingStatus, float], Awaitable[Json]] | None = None,
 ) -> Window:
     """Fill the ring of `net` with `rows`, measure `window_s` of its steady state, and empty it again.
 
-    `during` may watch the window: it gets its length, returns when that is over, and what it returns is added to the
-    figures. Raises NotSteady.
+    Between filling and measuring, the head's plan must have held for `settle_s`. `during` may watch the window: it gets
+    its length, returns when that is over, and what it returns is added to the figures. Raises NotSteady.
     """
     lines = rows.lines(net.config.model, window_s + fill_deadline_s / 4)
     source = write_rows(net.directory / "steady.jsonl", lines)
@@ -112,6 +113,7 @@ async def measure_steady(
         try:
             filling = status.until_full(before, rows.in_flight, rows.first_prompt, fill_deadline_s)
             await net.unless_one_dies(filling)
+            await net.unless_one_dies(status.until_settled(settle_s, fill_deadline_s))
             fill_s = time.monotonic() - started
             window = await net.unless_one_dies(_window(net, status, window_s, fill_s, during))
             if failed := (await client.batch(batch["id"]))["request_counts"]["failed"]:

@@ -85,6 +85,7 @@ def _network(profile: str, stages: int, latency_ms: int, wan: Wan, settings: Set
         TestnetConfig(nodes=stages, latency_ms=latency_ms, wan=wan, stage_profile=profile),
         Rows(rows_in_flight(_RATE, round_trip_s), _PROMPT, _NEW, _RATE, aged=False),
         window_s=3 if settings.quick else 20,
+        settle_s=0 if settings.quick else 3 * round_trip_s,
     )
 
 
