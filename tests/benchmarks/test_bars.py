@@ -154,3 +154,14 @@ def test_the_command_explains_itself_and_names_a_bar_that_is_not_there():
     wrong = subprocess.run([sys.executable, LATENCY, "--bars", "a,z"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "--bars: z" in wrong.stderr
+
+
+def test_the_curves_are_drawn_from_what_the_journal_has(tmp_path):
+    from bars.plot import draw
+
+    journal = Journal(tmp_path / "j.jsonl")
+    for latency in (0, 64):
+        journal.add(rate("a 4 stages", f"{latency} ms", 0, 500.0 - latency))
+        journal.add(rate(f"d {latency} ms", "our plan", 0, 700.0))
+    draw(journal, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -53,11 +53,11 @@ def _setting(journal: Journal, axes: Axes) -> None:
             if rates := journal.values(f"d {latency} ms", contestant, "tokens_per_s"):
                 points[latency] = statistics.median(rates)
         _line(axes, points, contestant)
-    for name, rates in setting_of_deserve.PUBLISHED.items():
-        _line(axes, dict(rates), f"{name} (published)", linestyle="--", color="grey", marker=".")
+    for (name, rates), style in zip(setting_of_deserve.PUBLISHED.items(), ("-.", ":", "--"), strict=True):
+        _line(axes, dict(rates), f"{name} (published)", linestyle=style, color="grey", marker=".")
     axes.set(title="DeServe's setting", xlabel="one-way latency per hop, ms", ylabel="tokens/s")
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8)
+    axes.set_ylim(0, 1.4 * axes.get_ylim()[1])
+    axes.legend(fontsize=8, ncols=2, loc="upper center")
 
 
 def _over_zero(journal: Journal, experiment: str, latencies: tuple[int, ...], contestant: str) -> dict[float, float]:
