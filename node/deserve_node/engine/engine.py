@@ -27,12 +27,16 @@ Target = TypeVar("Target", SamplingRow, ScoringRow)
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """`hidden` [tokens, hidden] for the next stage, or at the tail the tokens drawn and scored."""
+    """`hidden` [tokens, hidden] for the next stage, or at the tail the tokens drawn and scored.
+
+    `takes_s`: how long a device would compute that is not there; None where the step has been computed.
+    """
 
     hidden: torch.Tensor | None = None
     drawn: tuple[SampledToken, ...] = ()
     scored: tuple[SampledToken, ...] = ()
     failed: tuple[FailedSequence, ...] = ()
+    takes_s: float | None = None
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What a ring asks of the engine of a stage, whether it computes or only takes the time that computing would."""
+"""What a ring asks of the engine of a stage, whether it computes or only says how long computing would take."""
 
 from __future__ import annotations
 

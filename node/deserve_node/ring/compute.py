@@ -17,8 +17,12 @@ from deserve_network.ring_messages import Chunk, StageTiming, Tune
 from deserve_node.engine import StepOutput
 from deserve_node.engine.interface import StageEngine
 from deserve_node.engine.swap import Swapper
+from deserve_node.timed.pace import Pace
 
 __all__ = ["Compute", "Computed", "StepWork"]
+
+SWAP_WAIT_S = 0.0005
+"""A step that has waited for its pages longer than a thread takes to look has begun when they were there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,9 @@ class Compute:
         *,
         stage: int = 0,
         clock: Callable[[], float] = time.perf_counter,
+        pace: Pace | None = None,
     ) -> None:
+        """`pace` keeps the time of an engine that only says how long steps take."""
         self.engine = engine
         self._swapper = swapper
         self._stage = stage
@@ -61,12 +67,13 @@ class Compute:
         self.steps = 0
         self.tokens = 0
         self._clock = clock
+        self._pace = pace or Pace(clock)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
     def submit(self, work: StepWork) -> asyncio.Future[Computed]:
         """Queue a step behind those submitted before. Cancelling the future does not interrupt the thread."""
         number = -1 if self._swapper is None else self._swapper.begin(work.microbatch, work.released, work.chunks)
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, number)
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, number, self._clock())
 
     def tune(self, tune: Tune) -> None:
         """From the next step on, this plan holds."""
@@ -78,14 +85,16 @@ class Compute:
         """KV pages that sequences hold, in either memory."""
         return self.engine.cache.pages_used if self._swapper is None else self._swapper.pages_used
 
-    def _run(self, work: StepWork, number: int) -> Computed:
+    def _run(self, work: StepWork, number: int, submitted_s: float) -> Computed:
         tables, swap_s = (None, 0.0) if self._swapper is None else self._swapper.wait(number)
         started = self._clock()
         self.engine.release(work.released)
         output = self.engine.run(work.chunks, work.inputs, tables)
+        if output.takes_s is not None:
+            self._pace.hold(started if swap_s > SWAP_WAIT_S else submitted_s, output.takes_s)
         if self._swapper is not None:
             self._swapper.end(number)
-        compute_s = self._clock() - started
+        compute_s = self._clock() - started if output.takes_s is None else output.takes_s
         self.busy_s += compute_s
         self.steps += 1
         self.tokens += sum(chunk.count for chunk in work.chunks)

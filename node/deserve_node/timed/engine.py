@@ -1,4 +1,4 @@
-"""An engine that waits for as long as its profile says and computes nothing.
+"""An engine that computes nothing and says how long its profile has a step take; see `pace` for who waits.
 
 Pages are given and taken by the real bookkeeping, so a head that schedules more than fits fails here as it would on a
 real stage. Hidden states are zeros of the right size. Tokens are a hash of the row's seed and the position: equal in
@@ -7,8 +7,7 @@ every run, never the end of a sequence, so that a row ends at its limit.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,6 @@ from deserve_node.engine.engine import StepOutput
 from deserve_node.engine.pages import PagePool, PageTable, PoolShape
 from deserve_node.tensors import DTYPES
 from deserve_node.timed.profile import StageProfile
-from deserve_node.timed.wait import wait_until
 from deserve_plan.cost import StepLoad
 
 __all__ = ["TimedEngine", "TimedKv", "TimedShard", "drawn_token"]
@@ -62,7 +60,7 @@ class _TailSequence:
 
 
 class TimedEngine:
-    """A `StageEngine`. `clock` is in seconds, `wait(deadline)` returns when it shows `deadline`."""
+    """A `StageEngine` that does not wait itself."""
 
     def __init__(
         self,
@@ -71,15 +69,11 @@ class TimedEngine:
         vocab_size: int,
         context_length: int,
         is_tail: bool,
-        clock: Callable[[], float] = time.perf_counter,
-        wait: Callable[[float], None] = wait_until,
     ) -> None:
         context = profile.context_tokens or context_length
         self.shard = TimedShard(profile.hidden, vocab_size, context, DTYPES[profile.dtype], is_tail)
         self.cache = TimedKv(profile)
         self.cost = profile.cost(is_tail=is_tail)
-        self._clock = clock
-        self._wait = wait
         self._sequences: dict[int, _TailSequence] = {}
         self._hidden = torch.zeros(0, profile.hidden, dtype=self.shard.dtype)
 
@@ -99,19 +93,19 @@ class TimedEngine:
     def run(
         self, chunks: Sequence[Chunk], inputs: torch.Tensor, tables: Sequence[PageTable] | None = None
     ) -> StepOutput:
-        """One step: pages for `chunks` unless `tables` has them, an answer, and the profile's time from the call on.
+        """One step: pages for `chunks` unless `tables` has them, an answer, and the time that the profile gives it.
 
         Raises `OutOfPagesError` where the head admitted more than it was told fits.
         """
-        started = self._clock()
         load = StepLoad()
         for chunk in chunks:
             if tables is None:
                 self.cache.pool.grow(chunk.sequence, chunk.start + chunk.count)
             load += StepLoad.of_chunk(chunk.start, chunk.count, chunk.wanted)
-        output = self._sample(chunks) if self.shard.is_tail else StepOutput(hidden=self._zeros(load.tokens))
-        self._wait(started + self.cost.step_s(load))
-        return output
+        takes_s = self.cost.step_s(load)
+        if self.shard.is_tail:
+            return self._sample(chunks, takes_s)
+        return StepOutput(hidden=self._zeros(load.tokens), takes_s=takes_s)
 
     def _zeros(self, tokens: int) -> torch.Tensor:
         """Hidden states [tokens, hidden]. All steps share their memory: nobody writes to it."""
@@ -119,7 +113,7 @@ class TimedEngine:
             self._hidden = torch.zeros(2 * tokens, self.shard.hidden_size, dtype=self.shard.dtype)
         return self._hidden[:tokens]
 
-    def _sample(self, chunks: Sequence[Chunk]) -> StepOutput:
+    def _sample(self, chunks: Sequence[Chunk], takes_s: float) -> StepOutput:
         drawn, scored = [], []
         for chunk in chunks:
             end = chunk.start + chunk.count
@@ -135,7 +129,7 @@ class TimedEngine:
                     state.length = position + 1
                 elif position < len(admit.prompt) and admit.sampling.prompt_logprobs >= 0:
                     scored.append(SampledToken(chunk.sequence, position, admit.prompt[position], 0.0))
-        return StepOutput(drawn=tuple(drawn), scored=tuple(scored))
+        return StepOutput(drawn=tuple(drawn), scored=tuple(scored), takes_s=takes_s)
 
 
 def drawn_token(seed: int, position: int, vocab_size: int) -> int:

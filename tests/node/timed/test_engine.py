@@ -1,9 +1,8 @@
-"""A timed engine takes its profile's time, keeps the real account of pages, and answers with the right sizes."""
+"""A timed stage takes its profile's time, keeps the real account of pages, and answers with the right sizes."""
 
 from __future__ import annotations
 
 import itertools
-import time
 
 import pytest
 import torch
@@ -12,56 +11,34 @@ from deserve_network.ring_messages import Admit, Chunk, SampledToken, Sampling
 from deserve_node.engine.pages import OutOfPagesError
 from deserve_node.timed.engine import TimedEngine, drawn_token
 from deserve_node.timed.profile import StageProfile
-from deserve_node.timed.wait import wait_until
 
 PROFILE = StageProfile(fixed_ms=20.0, token_ms=1.0, wanted_ms=10.0, context_token_us=100.0, hidden=8, device_pages=4)
 
 
-class Clock:
-    """Shows the same time until somebody waits."""
-
-    def __init__(self):
-        self.now_s = 100.0
-
-    def __call__(self):
-        return self.now_s
-
-    def wait(self, deadline_s):
-        self.now_s = deadline_s
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-def engine(clock, *, is_tail, vocab_size=50):
-    made = TimedEngine(
-        PROFILE, vocab_size=vocab_size, context_length=512, is_tail=is_tail, clock=clock, wait=clock.wait
-    )
-    return made
+def engine(*, is_tail, vocab_size=50):
+    return TimedEngine(PROFILE, vocab_size=vocab_size, context_length=512, is_tail=is_tail)
 
 
 def admitted(sequence, prompt, **sampling):
     return Admit("r", 1, sequence, Sampling(**sampling), tuple(prompt))
 
 
-def test_a_step_takes_what_its_load_costs(clock):
-    middle = engine(clock, is_tail=False)
+def test_a_step_takes_what_its_load_costs():
+    middle = engine(is_tail=False)
     output = middle.run([Chunk(1, 0, 5, 0), Chunk(2, 0, 1, 1)], torch.zeros(6, 8))
-    assert clock.now_s - 100.0 == pytest.approx(0.020 + 6 * 0.001 + 1 * 0.0001)
+    assert output.takes_s == pytest.approx(0.020 + 6 * 0.001 + 1 * 0.0001)
     assert (output.hidden.shape, output.hidden.dtype) == ((6, 8), torch.bfloat16)
 
 
-def test_only_the_tail_pays_for_logits(clock):
-    tail = engine(clock, is_tail=True)
+def test_only_the_tail_pays_for_logits():
+    tail = engine(is_tail=True)
     tail.admit(admitted(1, [7]))
-    tail.run([Chunk(1, 0, 1, 1)], torch.zeros(1, 8))
-    assert clock.now_s - 100.0 == pytest.approx(0.020 + 0.001 + 0.010 + 0.0001)
+    output = tail.run([Chunk(1, 0, 1, 1)], torch.zeros(1, 8))
+    assert output.takes_s == pytest.approx(0.020 + 0.001 + 0.010 + 0.0001)
 
 
-def test_pages_run_out_and_come_back(clock):
-    middle = engine(clock, is_tail=False)
+def test_pages_run_out_and_come_back():
+    middle = engine(is_tail=False)
     middle.run([Chunk(1, 0, 64, 0)], torch.zeros(64, 8))
     assert middle.cache.pages_used == 4
     with pytest.raises(OutOfPagesError, match="sequence 2"):
@@ -70,8 +47,8 @@ def test_pages_run_out_and_come_back(clock):
     assert middle.run([Chunk(2, 0, 1, 0)], torch.zeros(1, 8)).hidden.shape == (1, 8)
 
 
-def test_the_tail_draws_the_next_token_of_each_row_that_wants_one(clock):
-    tail = engine(clock, is_tail=True)
+def test_the_tail_draws_the_next_token_of_each_row_that_wants_one():
+    tail = engine(is_tail=True)
     tail.admit(admitted(1, [7, 8, 9], seed=5))
     tail.admit(admitted(2, [7, 8], seed=6))
     first = tail.run([Chunk(1, 0, 3, 1), Chunk(2, 0, 1, 0)], torch.zeros(4, 8))
@@ -81,15 +58,15 @@ def test_the_tail_draws_the_next_token_of_each_row_that_wants_one(clock):
     assert second.hidden is None
 
 
-def test_a_replayed_row_draws_nothing_twice(clock):
-    tail = engine(clock, is_tail=True)
+def test_a_replayed_row_draws_nothing_twice():
+    tail = engine(is_tail=True)
     tail.admit(Admit("r", 1, 1, Sampling(seed=5), (7, 8), generated=(3, 4)))
     assert tail.run([Chunk(1, 0, 3, 0)], torch.zeros(3, 8)).drawn == ()
     assert tail.run([Chunk(1, 3, 1, 1)], torch.zeros(1, 8)).drawn == (SampledToken(1, 4, drawn_token(5, 4, 50)),)
 
 
-def test_no_sequence_ends_by_itself(clock):
-    tail = engine(clock, is_tail=True, vocab_size=4)
+def test_no_sequence_ends_by_itself():
+    tail = engine(is_tail=True, vocab_size=4)
     ends = (0, 1, 3)
     tail.admit(admitted(1, [2], stop_token_ids=ends))
     for position in range(20):
@@ -97,8 +74,8 @@ def test_no_sequence_ends_by_itself(clock):
         assert token.token == 2
 
 
-def test_a_prompt_is_scored_where_that_is_asked_for(clock):
-    tail = engine(clock, is_tail=True)
+def test_a_prompt_is_scored_where_that_is_asked_for():
+    tail = engine(is_tail=True)
     tail.admit(admitted(1, [7, 8, 9], prompt_logprobs=0, logprobs=0))
     output = tail.run([Chunk(1, 0, 3, 3)], torch.zeros(3, 8))
     assert [(token.position, token.token) for token in output.scored] == [(1, 8), (2, 9)]
@@ -108,13 +85,3 @@ def test_a_prompt_is_scored_where_that_is_asked_for(clock):
 def test_tokens_differ_by_seed_and_by_position():
     drawn = {drawn_token(seed, position, 1 << 40) for seed, position in itertools.product(range(20), range(20))}
     assert len(drawn) == 400
-
-
-def test_waiting_ends_on_time():
-    late_s = []
-    for _ in range(9):
-        deadline_s = time.perf_counter() + 0.003
-        wait_until(deadline_s)
-        late_s.append(time.perf_counter() - deadline_s)
-    assert min(late_s) >= 0.0
-    assert min(late_s) < 0.0001
