@@ -72,6 +72,9 @@ def plan(
         overrides = PlanOverrides.parse(by_hand)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--set") from error
+    for key in ("codec", "chunks_in_flight", "whole_prompts"):
+        if getattr(overrides, key) is not None:
+            raise click.BadParameter(f"{key} is no part of a plan on paper", param_hint="--set")
     # In order of how much they change, whatever the order on the command line.
     allowed = tuple(codec for codec in CODECS if codec in (codecs or ("raw",)))
     ring: PaperRing
