@@ -134,6 +134,6 @@ def _network(setting: PlanSetting, settings: Settings) -> SteadyNetwork:
         setting.name,
         config,
         Rows(min(setting.rows, rows_in_flight(most, 60.0)), setting.prompt, setting.new, most),
-        window_s=3 if settings.quick else 30,
-        settle_s=0 if settings.quick else 15,
+        window_s=3 if settings.quick else 20,
+        settle_s=0 if settings.quick else 10,
     )

@@ -52,7 +52,8 @@ def experiments(settings: Settings) -> list[Experiment]:
             rounds = settings.rounds if wan == "inline" else 1
             contestants = tuple(network.contestant() for network in networks)
             # Forty node processes at once would leave little memory, and their heartbeats some noise.
-            found.append(Experiment(name_of(stages, wan), contestants, rounds, kept=False))
+            kept = wan == "inline" and stages < max(STAGES)
+            found.append(Experiment(name_of(stages, wan), contestants, rounds, kept))
     return found
 
 
@@ -84,7 +85,7 @@ def _network(profile: str, stages: int, latency_ms: int, wan: Wan, settings: Set
         _contestant(latency_ms),
         TestnetConfig(nodes=stages, latency_ms=latency_ms, wan=wan, stage_profile=profile),
         Rows(rows_in_flight(_RATE, round_trip_s), _PROMPT, _NEW, _RATE, aged=False),
-        window_s=3 if settings.quick else 20,
+        window_s=3 if settings.quick else 12,
         settle_s=0 if settings.quick else 3 * round_trip_s,
     )
 
