@@ -97,6 +97,6 @@ def _contestants(latency_ms: int, settings: Settings) -> tuple[Contestant, ...]:
 
 
 def _plan(microbatches: int, rows: int, swap_pages: int) -> str:
-    """With a step budget in which every row of a microbatch decodes and a fifth more prompts fit than end on average."""
+    """With a step budget for a decode of every row and a fifth more tokens of prompts than come on average."""
     budget_s = _FIXED_S + _TOKEN_S * rows * (1 + 1.2 * _PROMPT / _NEW)
     return f"microbatches={microbatches},rows={rows},swap_pages={swap_pages},step_budget_ms={budget_s * 1e3:.1f}"
