@@ -84,14 +84,16 @@ class Load:
         self.completion_tokens = 0
         """Of all rings since they began."""
         self._busy: dict[tuple[str, tuple[int, int]], float] = {}
+        self._idle: dict[tuple[str, int, str], tuple[float, float]] = {}
+        """What a stage told last, before its ring's first token: `busy_s` and `since_begin_s`."""
         self._tokens: dict[tuple[str, int], int] = {}
         self._plans: dict[str, PlanFigures] = {}
 
     def add(self, view: dict[str, Any]) -> None:
         """Take one `GET /v1/network` object into account.
 
-        A stage's busy fraction counts from the beginning of its ring, so the latest one that was reported while tokens
-        still grew is kept: idleness after the last row would dilute it.
+        A stage's load counts from its last report before tokens grew to the latest while they did: it is idle while
+        others still load, and after the last row.
         """
         self.completion_tokens = sum(ring["completion_tokens"] for ring in view["rings"])
         for ring in view["rings"]:
@@ -106,8 +108,14 @@ class Load:
                 self._plans[ring["ring"]] = plan
             for stage in ring["stages"]:
                 first, last = stage["layers"]
-                key = (stage["node"], (first, last))
-                self._busy[key] = stage["busy_fraction"] if grew else self._busy.get(key, 0.0)
+                key, told = (stage["node"], (first, last)), (stage["busy_s"], stage["since_begin_s"])
+                if not tokens:
+                    self._idle[*name, stage["node"]] = told
+                    self._busy.setdefault(key, 0.0)
+                elif grew or key not in self._busy:
+                    idle = self._idle.get((*name, stage["node"]), (0.0, 0.0))
+                    busy_s, seconds = told[0] - idle[0], told[1] - idle[1]
+                    self._busy[key] = round(busy_s / seconds, 4) if seconds > 0 else 0.0
 
     @property
     def plans(self) -> tuple[PlanFigures, ...]:

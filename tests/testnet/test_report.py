@@ -36,12 +36,12 @@ def plan(**changes):
     return PlanReport(**{**usual, **changes})
 
 
-def view(tokens, report):
+def view(tokens, report, *, busy_s=1.0, seconds=2.0):
     """What the coordinator says of a ring of two whose head reported `report`."""
     policy = Policy(ModelRef("m", "", "", "float32"), ModelShape(8, 1), LinkShapes(), 2, "r")
     ring = Ring("r-1", 1, PLACES, 0.0, (None, None), serving=True)
-    told = Stats("r-1", 1, 1.0, 1.0, 2.0, 3, tokens, 0, 1, 0, 0, 0.0, completion_tokens=tokens, plan=report)
-    behind = Stats("r-1", 1, 1.0, 1.0, 2.0, 3, tokens, 0, 1, 0, 0, 0.0)
+    told = Stats("r-1", 1, 1.0, busy_s, seconds, 3, tokens, 0, 1, 0, 0, 0.0, completion_tokens=tokens, plan=report)
+    behind = Stats("r-1", 1, 1.0, busy_s, seconds + 8, 3, tokens, 0, 1, 0, 0, 0.0)
     found = network_object(Fleet(policy, rings={"r-1": ring}), {"ann": told, "ben": behind})
     return json.loads(json.dumps(found))  # as it comes over HTTP
 
@@ -52,8 +52,8 @@ def report_of(load):
 
 def test_a_run_shows_what_was_predicted_beside_what_was_measured():
     load = Load()
-    load.add(view(0, None))
-    load.add(view(100, plan()))
+    load.add(view(0, None, busy_s=0.5, seconds=1.0))
+    load.add(view(100, plan(), busy_s=1.0, seconds=2.0))
     report = report_of(load)
     (shown,) = json.loads(json.dumps(report.as_json()))["plans"]
     assert shown == {"ring": "r-1", "ratio": 0.95, **json.loads(json.dumps(asdict(plan())))}
@@ -62,6 +62,14 @@ def test_a_run_shows_what_was_predicted_beside_what_was_measured():
     assert "predicted 200.0 tokens/s, bound by the computing of stage 1" in text
     assert "190.0 tokens/s over 12.0 s of steady state, 95.0% of what was predicted" in text
     assert "50% busy (steady 95%, predicted 99%)" in text
+
+
+def test_stages_that_waited_for_others_to_load_are_no_less_busy():
+    load = Load()
+    load.add(view(0, None, busy_s=0.0, seconds=1.0))
+    load.add(view(100, None, busy_s=3.0, seconds=5.0))
+    load.add(view(100, None, busy_s=3.0, seconds=50.0))
+    assert [stage.busy_fraction for stage in load.stages] == [0.75, 0.75]
 
 
 def test_the_plan_of_the_work_is_kept_when_the_ring_falls_idle():
