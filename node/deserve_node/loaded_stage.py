@@ -10,7 +10,9 @@ import torch
 from deserve_models import ModelFiles
 from deserve_network.control_messages import CostFit
 from deserve_node.engine import Engine, KvCache
+from deserve_node.engine.host_memory import copy_rates, open_swapper
 from deserve_node.engine.interface import StageEngine
+from deserve_node.engine.swap import Swapper
 from deserve_node.errors import NodeError
 from deserve_node.kv_limits import KvLimits
 from deserve_node.step_cost import measure_cost
@@ -30,6 +32,7 @@ class LoadedStage:
     occupies_cores: bool
     copy_in_bytes_per_s: float = 0.0
     copy_out_bytes_per_s: float = 0.0
+    swapper: Swapper | None = None
 
 
 def load_stage(
@@ -59,8 +62,11 @@ def load_stage(
         dtype=torch_dtype,
         device=device,
         page_tokens=kv.page_tokens,
+        host_bytes=kv.host_bytes,
     )
     engine = Engine(shard, cache)
     log.info("%s: %d bytes of weights", layers, shard.tensor_bytes)
     cost = CostFit(*astuple(measure_cost(engine)))
-    return LoadedStage(engine, cost, occupies_cores=device.type == "cpu")
+    swapper = open_swapper(cache, device, kv.copy_bytes_per_s)
+    rates = (0.0, 0.0) if swapper is None else copy_rates(swapper, cache)
+    return LoadedStage(engine, cost, device.type == "cpu", *rates, swapper)

@@ -16,6 +16,8 @@ from deserve_models import ModelFiles, inspect
 from deserve_network.control_messages import Lease, LeasedRow, RowResult
 from deserve_network.ring_messages import SampledToken
 from deserve_node.engine import Engine, KvCache
+from deserve_node.engine.host_memory import open_swapper
+from deserve_node.kv_limits import KvLimits
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import Head
 from deserve_node.ring.kv_budget import KvBudget
@@ -26,6 +28,8 @@ from deserve_plan.plan import RingPlan
 from deserve_text.tokenizer import TextModel
 
 __all__ = ["LocalRing"]
+
+UNLIMITED = KvLimits()
 
 
 class _Results:
@@ -46,7 +50,10 @@ class _Results:
 
 
 class LocalRing:
-    """All layers of a model behind one scheduler. `serve` may be called again; `close` ends its thread."""
+    """All layers of a model behind one scheduler; with host memory in `kv`, microbatches swap `swap_pages` pages each.
+
+    `serve` may be called again; `close` ends its threads.
+    """
 
     def __init__(
         self,
@@ -58,15 +65,26 @@ class LocalRing:
         max_rows: int = 256,
         token_budget: int = 512,
         microbatches: int = 1,
+        kv: KvLimits = UNLIMITED,
+        swap_pages: int = 0,
     ) -> None:
         where = device or torch.device("cpu")
         shard = load_shard(files, 0, inspect(files).num_layers, dtype=dtype, device=where)
-        self.engine = Engine(shard, KvCache(shard.kv_layers, kv_bytes=kv_bytes, dtype=dtype, device=where))
+        cache = KvCache(
+            shard.kv_layers,
+            kv_bytes=min(kv_bytes, kv.device_bytes or kv_bytes),
+            dtype=dtype,
+            device=where,
+            page_tokens=kv.page_tokens,
+            host_bytes=kv.host_bytes,
+        )
+        self.engine = Engine(shard, cache)
         self.text = TextModel.load(files.directory)
-        self.compute = Compute(self.engine)
+        self.compute = Compute(self.engine, open_swapper(cache, where, kv.copy_bytes_per_s))
         self._max_rows = max_rows
         self._token_budget = token_budget
         self._microbatches = microbatches
+        self._swap_pages = swap_pages
         self.preemptions = 0
 
     def serve(
@@ -115,13 +133,13 @@ class LocalRing:
         await asyncio.gather(running, return_exceptions=True)
         self.preemptions = scheduler.preemptions
         # Sequences of the next call count from zero again: nothing of this one may be left.
-        self.engine.release(list(range(scheduler.sequences)))
+        self.compute.forget(range(scheduler.sequences))
         return [desk.results[number] for number in range(len(rows))]
 
     def _plan_for(self, rows: int) -> RingPlan:
         """Nothing waits for a ring of one, so its steps are bounded in tokens: at a second each, as costs are here."""
         microbatches = min(self._microbatches, max(1, rows))
-        return RingPlan(microbatches, -(-rows // microbatches), float(self._token_budget), (0,))
+        return RingPlan(microbatches, -(-rows // microbatches), float(self._token_budget), (self._swap_pages,))
 
     def close(self) -> None:
         self.compute.close()

@@ -130,7 +130,7 @@ class RingMember:
             tasks.create_task(self._neighbours.connect())
         loaded = loading.result()
         engine = loaded.engine
-        self._compute = Compute(engine)
+        self._compute = Compute(engine, loaded.swapper, stage=self.assign.stage)
         return StageReady(
             ring=self.assign.ring,
             epoch=self.assign.epoch,
@@ -287,8 +287,8 @@ class RingMember:
             since_begin_s=time.monotonic() - self._began_s,
             steps=compute.steps if compute else 0,
             tokens=compute.tokens if compute else 0,
-            kv_pages_used=cache.pages_used if cache else 0,
-            kv_pages=sum(shape.pages for shape in cache.shapes) if cache else 0,
+            kv_pages_used=compute.pages_used if compute else 0,
+            kv_pages=sum(shape.capacity for shape in cache.shapes) if cache else 0,
             bytes_sent=self._neighbours.bytes_sent,
             bytes_received=self._neighbours.bytes_received,
             rtt_ms=self._neighbours.rtt_s * 1e3,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deserve_network.ring_messages import Chunk
-from deserve_node.engine.pages import OutOfPagesError, PageTable, PoolShape
+from deserve_node.engine.pages import OutOfPagesError, PageTable, PoolShape, swapped_pages
 from deserve_node.engine.pool_ledger import Ids, PageCopies, PoolLedger
 
 __all__ = ["Ledger", "Transfer"]
@@ -47,13 +47,6 @@ class _Step:
     failure: OutOfPagesError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Turns:
-    microbatches: int = 1
-    swap_pages: int = 0
-    prefetch_depth: int = 1
-
-
 @dataclass(slots=True)
 class Ledger:
     """All pools of a stage; `shapes` say how many pages each has on the device and in host memory.
@@ -65,12 +58,15 @@ class Ledger:
     _pools: tuple[PoolLedger, ...] = field(init=False)
     _steps: deque[_Step] = field(init=False, default_factory=deque)
     """Begun and not ended."""
-    _turns: _Turns = field(init=False, default=_Turns())
+    _quotas: tuple[int | None, ...] = field(init=False)
+    """Of each pool: pages of a microbatch that stay while others compute; None: all that can."""
+    _prefetch_depth: int = field(init=False, default=1)
     _begun: int = field(init=False, default=0)
     _tickets: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._pools = tuple(PoolLedger(shape, index) for index, shape in enumerate(self.shapes))
+        self._quotas = (None,) * len(self.shapes)
 
     @property
     def pages_used(self) -> int:
@@ -80,9 +76,14 @@ class Ledger:
     def tune(self, microbatches: int, swap_pages: int, prefetch_depth: int) -> None:
         """How many microbatches take turns, how many pages of each leave meanwhile, how many steps ahead they return.
 
-        `swap_pages` counts pages of the largest pool; smaller ones swap their part. 0: a page leaves only under need.
+        Where a pool's part of `swap_pages` is 0, a page leaves it only under need.
         """
-        self._turns = _Turns(max(1, microbatches), max(0, swap_pages), max(0, prefetch_depth))
+        parts = swapped_pages(self.shapes, swap_pages, microbatches, prefetch_depth)
+        self._quotas = tuple(
+            (shape.pages - (1 + prefetch_depth) * part) // max(1, microbatches) if part > 0 else None
+            for shape, part in zip(self.shapes, parts, strict=True)
+        )
+        self._prefetch_depth = prefetch_depth
 
     def begin(self, microbatch: int, released: Sequence[int], chunks: Sequence[Chunk]) -> tuple[int, list[Transfer]]:
         """A step that is going to compute after those begun before, once `released` sequences are freed: its number."""
@@ -90,6 +91,12 @@ class Ledger:
         self._begun += 1
         self._steps.append(step)
         return step.number, self._advance()
+
+    def forget(self, sequences: Sequence[int]) -> None:
+        """Free these sequences while no step is under way."""
+        assert not self._steps
+        for pool in self._pools:
+            pool.release(sequences)
 
     def ready(self, number: int) -> bool:
         """Whether the step may compute, or has failed."""
@@ -110,7 +117,9 @@ class Ledger:
         """The oldest step has computed: what its microbatch does not keep may leave."""
         step = self._steps.popleft()
         assert step.number == number, "steps end in the order in which they began"
-        leaving = [pool.end(number, step.microbatch, self._quota(pool.shape)) for pool in self._pools]
+        leaving = [
+            pool.end(number, step.microbatch, quota) for pool, quota in zip(self._pools, self._quotas, strict=True)
+        ]
         return self._write_back(leaving) + self._advance()
 
     def done(self, transfer: Transfer) -> list[Transfer]:
@@ -125,19 +134,11 @@ class Ledger:
     def _step(self, number: int) -> _Step:
         return self._steps[number - self._steps[0].number]
 
-    def _quota(self, shape: PoolShape) -> int | None:
-        turns = self._turns
-        if not turns.swap_pages:
-            return None
-        largest = max(other.pages for other in self.shapes)
-        swapped = -(-turns.swap_pages * shape.pages // largest)
-        return max(0, shape.pages - (1 + turns.prefetch_depth) * swapped) // turns.microbatches
-
     def _advance(self) -> list[Transfer]:
         """Place the next steps, as many as the prefetch depth allows and slots are there for."""
         transfers: list[Transfer] = []
         for ahead, step in enumerate(self._steps):
-            if ahead > self._turns.prefetch_depth:
+            if ahead > self._prefetch_depth:
                 break
             if step.failure is None and not step.placed:
                 try:

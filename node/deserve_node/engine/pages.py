@@ -24,6 +24,7 @@ __all__ = [
     "PoolShape",
     "first_visible",
     "live_pages",
+    "swapped_pages",
 ]
 
 
@@ -61,6 +62,20 @@ def first_visible(position: int, window: int, chunk: int) -> int:
 def live_pages(start: int, count: int, window: int, chunk: int, page_tokens: int) -> range:
     """Page numbers (position // page_tokens) that a step over positions [start, start + count) reads or writes."""
     return range(first_visible(start, window, chunk) // page_tokens, (start + count - 1) // page_tokens + 1)
+
+
+def swapped_pages(shapes: Sequence[PoolShape], swap_pages: int, microbatches: int, prefetch_depth: int) -> list[int]:
+    """How many pages a microbatch swaps in each pool of a stage, where it swaps `swap_pages` in the largest: as many of
+    the others in proportion, within what the device has for the steps that compute and come in, and host memory."""
+    largest = max((shape.pages for shape in shapes), default=1)
+    return [
+        min(
+            swap_pages * shape.pages // largest,
+            shape.pages // (1 + prefetch_depth),
+            shape.host_pages // max(1, microbatches),
+        )
+        for shape in shapes
+    ]
 
 
 class PagePool:

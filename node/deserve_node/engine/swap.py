@@ -30,7 +30,7 @@ class Swapper:
 
     def __init__(self, ledger: Ledger, mover: Mover) -> None:
         self._ledger = ledger
-        self._mover = mover
+        self.mover = mover
         # Re-entrant: a mover may be done before `start` returns.
         self._changed = threading.Condition(threading.RLock())
         self._failure: BaseException | None = None
@@ -65,7 +65,7 @@ class Swapper:
                 reason = self._failure or f"not done after {COPY_DEADLINE_S:g} s"
                 raise CopyError(f"pages of step {number}: {reason}") from self._failure
             tables = self._ledger.tables(number)
-        self._mover.fence(number)
+        self.mover.fence(number)
         return tables, time.perf_counter() - started
 
     def end(self, number: int) -> None:
@@ -74,16 +74,21 @@ class Swapper:
             self._start(self._ledger.end(number))
             self._changed.notify_all()
 
+    def forget(self, sequences: Sequence[int]) -> None:
+        """Free these sequences while no step is under way."""
+        with self._changed:
+            self._ledger.forget(sequences)
+
     def close(self) -> None:
         """End the copies; whoever waits for one gets a `CopyError`."""
         with self._changed:
             self._failure = self._failure or CopyError("closed")
             self._changed.notify_all()
-        self._mover.close()
+        self.mover.close()
 
     def _start(self, transfers: Sequence[Transfer]) -> None:
         for transfer in transfers:
-            self._mover.start(transfer, self._done_with(transfer))
+            self.mover.start(transfer, self._done_with(transfer))
 
     def _done_with(self, transfer: Transfer) -> Callable[[BaseException | None], None]:
         def done(error: BaseException | None) -> None:

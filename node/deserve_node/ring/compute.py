@@ -80,6 +80,12 @@ class Compute:
         if self._swapper is not None:
             self._swapper.tune(tune.microbatches, tune.swap_pages[self._stage], tune.prefetch_depth)
 
+    def forget(self, sequences: Sequence[int]) -> None:
+        """Free what is held for these sequences. For a time when no step is submitted."""
+        self.engine.release(sequences)
+        if self._swapper is not None:
+            self._swapper.forget(sequences)
+
     @property
     def pages_used(self) -> int:
         """KV pages that sequences hold, in either memory."""

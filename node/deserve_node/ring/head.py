@@ -202,6 +202,8 @@ class Head:
             self.rows_per_microbatch = self._scheduler.rows_per_microbatch
             await self._announce(plan)
             inputs = torch.tensor(plan.token_ids, dtype=torch.int64)
+            if plan.tune is not None:
+                self._compute.tune(_tune(self._ring, self._epoch, plan.tune))
             work = StepWork(plan.microbatch, plan.released, plan.chunks, inputs)
             computing = self._compute.submit(work)
             self._under_way[plan.step] = _UnderWay(self._clock(), plan.load, plan.prompt_tokens)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deserve_node.engine.pages import PoolShape, live_pages
+from deserve_node.engine.pages import PoolShape, live_pages, swapped_pages
 from deserve_node.ring.forecast import PageForecast
 from deserve_plan.plan import RingPlan
 
@@ -145,15 +145,9 @@ class KvBudget:
         pools_of_swap = 1 + (plan.prefetch_depth if plan is not None else 1)
         for stage, pools in enumerate(self._stages):
             swapped = swap_pages[stage] if stage < len(swap_pages) else 0
-            device = sum(pool.pages for pool in pools)
-            for pool in pools:
+            parts = swapped_pages(pools, swapped, microbatches, pools_of_swap - 1)
+            for pool, part in zip(pools, parts, strict=True):
                 kind = self._kinds.index(_kind(pool))
-                # Pools of several kinds swap in proportion to their size.
-                part = min(
-                    swapped * pool.pages // max(1, device),
-                    pool.pages // pools_of_swap,
-                    pool.host_pages // microbatches,
-                )
                 resident = pool.pages - pools_of_swap * part
                 limits[kind] = min(limits[kind], resident + microbatches * part if part else pool.pages)
                 if part:

@@ -53,6 +53,7 @@ class Stage:
                     f"{self._previous.peer_id} sent {_described(message)}, not a Step of {self._ring}/{self._epoch}"
                 )
             if isinstance(message, Tune):
+                self._compute.tune(message)
                 await submitted.put(message)
                 continue
             self._check(message)

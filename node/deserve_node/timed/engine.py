@@ -8,7 +8,7 @@ every run, never the end of a sequence, so that a row ends at its limit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -40,12 +40,9 @@ class TimedKv:
 
     def __init__(self, profile: StageProfile) -> None:
         self.pool = PagePool(PoolShape(0, 0, profile.device_pages, page_tokens=profile.page_tokens))
+        self.shapes = (replace(self.pool.shape, host_pages=profile.host_pages),)
         self.page_tokens = profile.page_tokens
         self.page_bytes = profile.page_bytes
-
-    @property
-    def shapes(self) -> tuple[PoolShape, ...]:
-        return (self.pool.shape,)
 
     @property
     def pages_used(self) -> int:

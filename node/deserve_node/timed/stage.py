@@ -6,9 +6,12 @@ from dataclasses import astuple
 
 from deserve_models import ModelFiles, inspect
 from deserve_network.control_messages import CostFit, Offer
+from deserve_node.engine.ledger import Ledger
+from deserve_node.engine.mover import PacedMover
+from deserve_node.engine.swap import Swapper
 from deserve_node.loaded_stage import LoadedStage
 from deserve_node.timed.engine import TimedEngine
-from deserve_node.timed.profile import RingProfile
+from deserve_node.timed.profile import RingProfile, StageProfile
 from deserve_plan.cost import StepLoad
 
 __all__ = ["timed_offer", "timed_stage"]
@@ -40,4 +43,15 @@ def timed_stage(ring: RingProfile, files: ModelFiles, *, stage: int, stages: int
         occupies_cores=False,
         copy_in_bytes_per_s=profile.copy_in_gb_per_s * _GIGA,
         copy_out_bytes_per_s=profile.copy_out_gb_per_s * _GIGA,
+        swapper=_swapper(engine, profile) if profile.host_pages else None,
     )
+
+
+def _swapper(engine: TimedEngine, profile: StageProfile) -> Swapper:
+    """The real account of pages in two memories; copies take their time and move nothing."""
+    mover = PacedMover(
+        [profile.page_bytes],
+        in_bytes_per_s=profile.copy_in_gb_per_s * _GIGA,
+        out_bytes_per_s=profile.copy_out_gb_per_s * _GIGA,
+    )
+    return Swapper(Ledger(engine.cache.shapes), mover)
