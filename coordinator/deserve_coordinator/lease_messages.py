@@ -34,8 +34,9 @@ def _leased_row(row: LeasedRecord, seed: int | None) -> LeasedRow:
     return LeasedRow(row.key, row.endpoint, row.body, row_seed(source, row.ordinal), generated, row.codec)
 
 
-def lease_message(record: LeaseRecord, deadline_s: float, seed: int | None = None) -> Lease:
-    return Lease(record.lease, record.fence, deadline_s, tuple(_leased_row(row, seed) for row in record.rows))
+def lease_message(record: LeaseRecord, deadline_s: float, seed: int | None = None, *, waiting: int = 0) -> Lease:
+    rows = tuple(_leased_row(row, seed) for row in record.rows)
+    return Lease(record.lease, record.fence, deadline_s, rows, waiting)
 
 
 def _canonical(body: bytes) -> bytes:

@@ -323,4 +323,5 @@ class Leases:
             self._recall = None
         self.counts.granted += 1
         self.counts.rows_leased += len(record.rows)
-        self._send(holder, lease_message(record, self._lease_s, self._seed))
+        waiting = max(0, sum(batch.pending for batch in backlog) - len(record.rows)) // max(1, rings)
+        self._send(holder, lease_message(record, self._lease_s, self._seed, waiting=waiting))

@@ -37,7 +37,9 @@ class PlanFigures:
     predicted_utilisation: tuple[float, ...]
     measured_utilisation: tuple[float, ...]
     predicted_finish_s: float
-    """From when the plan was made until the last row; 0 where the head did not know the number of rows."""
+    """From then on until the last row, as told soon after the first token; 0: not known."""
+    finish_s: float = 0.0
+    """From the same moment until the last token came."""
 
     @classmethod
     def of(cls, ring: Mapping[str, Any]) -> PlanFigures | None:
@@ -67,12 +69,15 @@ class PlanFigures:
                 f"{self.measured_tokens_per_s:.1f} tokens/s over {self.steady_s:.1f} s of steady state, "
                 f"{self.ratio:.1%} of what was predicted"
             )
-        return [
+        lines = [
             f"plan      {self.microbatches} microbatches of {self.rows_per_microbatch} rows, "
             f"steps of {self.step_budget_s * 1e3:.0f} ms at most{swap}, {self.codec}; made {times}",
             f"predicted {self.predicted_tokens_per_s:.1f} tokens/s, bound by {self.bound}",
             f"measured  {measured}",
         ]
+        if self.predicted_finish_s:
+            lines.append(f"finish    after {self.finish_s:.1f} s, {self.predicted_finish_s:.1f} s were predicted")
+        return lines
 
     def stage_line(self, stage: int) -> str:
         """How busy a stage was to be, and was, in the steady state; empty where nothing was measured."""

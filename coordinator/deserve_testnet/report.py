@@ -88,6 +88,8 @@ class Load:
         """What a stage told last, before its ring's first token: `busy_s` and `since_begin_s`."""
         self._tokens: dict[tuple[str, int], int] = {}
         self._plans: dict[str, PlanFigures] = {}
+        self._ends: dict[tuple[str, int], tuple[float, float]] = {}
+        """When the first prediction of a ring's end was told, by the head's clock, and how far off that was."""
 
     def add(self, view: dict[str, Any]) -> None:
         """Take one `GET /v1/network` object into account.
@@ -105,7 +107,12 @@ class Load:
             plan = PlanFigures.of(ring)
             # Of an idle ring the last plan that had rows to serve is kept.
             if plan is not None and (grew or ring["ring"] not in self._plans):
-                self._plans[ring["ring"]] = plan
+                if plan.predicted_finish_s and ring["completion_tokens"]:
+                    self._ends.setdefault(name, (ring["since_begin_s"], plan.predicted_finish_s))
+                told_s, predicted_s = self._ends.get(name, (ring["since_begin_s"], 0.0))
+                self._plans[ring["ring"]] = dataclasses.replace(
+                    plan, predicted_finish_s=predicted_s, finish_s=ring["since_begin_s"] - told_s
+                )
             for stage in ring["stages"]:
                 first, last = stage["layers"]
                 key, told = (stage["node"], (first, last)), (stage["busy_s"], stage["since_begin_s"])

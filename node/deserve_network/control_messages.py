@@ -242,6 +242,8 @@ class Lease:
     deadline_s: float
     """From receipt."""
     rows: Annotated[tuple[LeasedRow, ...], Max(MAX_LEASE_ROWS)]
+    waiting: int = 0
+    """Rows that no ring has yet and that are this one's, if all take equal parts: it tells when it will be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +329,7 @@ class PlanReport:
     predicted_tokens_per_s: float
     predicted_utilisation: Annotated[tuple[float, ...], Max(MAX_STAGES)]
     predicted_finish_s: float
+    """From now until the rows that the ring has or will get are done, as predicted at its last lease; 0: not known."""
     measured_tokens_per_s: float
     """Generated tokens over the last full window in which the ring was in its planned steady state; 0 before."""
     measured_utilisation: Annotated[tuple[float, ...], Max(MAX_STAGES)]

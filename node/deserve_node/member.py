@@ -105,7 +105,7 @@ class RingMember:
         self._head: Head | None = None
         self._text: TextModel | None = None
         self._began = asyncio.Event()
-        self._began_s = time.monotonic()
+        self._began_s: float | None = None
         self._orders: deque[Lease | Cancel | Recall] = deque()
         """What the coordinator wants of the head and it has not done yet, the one under way included."""
         self._ordered = asyncio.Event()
@@ -284,7 +284,7 @@ class RingMember:
             epoch=self.assign.epoch,
             uptime_s=uptime_s,
             busy_s=compute.busy_s if compute else 0.0,
-            since_begin_s=time.monotonic() - self._began_s,
+            since_begin_s=0.0 if self._began_s is None else time.monotonic() - self._began_s,
             steps=compute.steps if compute else 0,
             tokens=compute.tokens if compute else 0,
             kv_pages_used=compute.pages_used if compute else 0,

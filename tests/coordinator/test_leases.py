@@ -153,3 +153,20 @@ async def test_a_recall_for_a_ring_that_is_gone_leaves_its_rows_to_the_others(bo
     (again,) = await book.grant()
     assert isinstance(again, Lease)
     assert (book.told[-1][0], len(again.rows)) == (RICH, ROWS // 2)
+
+
+async def test_a_lease_says_how_many_rows_are_still_to_come(book: Book) -> None:
+    book.leases.open(RICH)
+    (first,) = await book.ask(RICH, 10)
+    (last,) = await book.ask(RICH, 60)
+    assert isinstance(first, Lease)
+    assert isinstance(last, Lease)
+    assert [(len(lease.rows), lease.waiting) for lease in (first, last)] == [(10, 30), (30, 0)]
+
+
+async def test_rows_to_come_are_divided_by_the_rings(book: Book) -> None:
+    book.leases.open(RICH)
+    book.leases.open(LATE)
+    (lease,) = await book.ask(RICH, 4)
+    assert isinstance(lease, Lease)
+    assert lease.waiting == (ROWS - 4) // 2

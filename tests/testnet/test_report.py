@@ -56,7 +56,7 @@ def test_a_run_shows_what_was_predicted_beside_what_was_measured():
     load.add(view(100, plan(), busy_s=1.0, seconds=2.0))
     report = report_of(load)
     (shown,) = json.loads(json.dumps(report.as_json()))["plans"]
-    assert shown == {"ring": "r-1", "ratio": 0.95, **json.loads(json.dumps(asdict(plan())))}
+    assert shown == {"ring": "r-1", "ratio": 0.95, "finish_s": 0.0, **json.loads(json.dumps(asdict(plan())))}
     text = report.as_text()
     assert "8 microbatches of 32 rows, steps of 150 ms at most, 20 pages swapped, raw; made 2 times" in text
     assert "predicted 200.0 tokens/s, bound by the computing of stage 1" in text
@@ -77,6 +77,17 @@ def test_the_plan_of_the_work_is_kept_when_the_ring_falls_idle():
     load.add(view(100, plan()))
     load.add(view(100, plan(microbatches=1, predicted_tokens_per_s=7.0)))
     assert [shown.microbatches for shown in load.plans] == [8]
+
+
+def test_the_end_that_was_predicted_first_is_held_against_the_last_token():
+    load = Load()
+    load.add(view(0, plan(predicted_finish_s=9.0), seconds=1.0))
+    load.add(view(10, plan(predicted_finish_s=20.0), seconds=3.0))
+    load.add(view(500, plan(predicted_finish_s=2.0), seconds=24.0))
+    load.add(view(500, plan(predicted_finish_s=1.0), seconds=30.0))
+    (shown,) = load.plans
+    assert (shown.predicted_finish_s, shown.finish_s) == (20.0, 21.0)
+    assert "finish    after 21.0 s, 20.0 s were predicted" in report_of(load).as_text()
 
 
 def test_a_run_without_a_steady_state_claims_none():

@@ -141,6 +141,8 @@ class Head:
                 if self._planner is not None:
                     self._planner.row_started(len(opened.row.prompt), opened.row.most_new)
                 self._wake.set()
+        if self._planner is not None:
+            self._planner.rows_left(sum(row.part_left for row in self._rows.values()) + lease.waiting)
         # Not before: rows that are not open yet would pass for room, and be asked for twice.
         self._asked = False
         self._wake.set()

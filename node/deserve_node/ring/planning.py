@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
+import time
+from collections.abc import Callable
 
 from deserve_network.control_messages import PlanReport
 from deserve_plan.codecs import CODECS
@@ -15,6 +18,7 @@ from deserve_plan.cost import StageCost
 from deserve_plan.figures import RingFigures, Workload
 from deserve_plan.keeper import PlanKeeper, ReturnedStep
 from deserve_plan.plan import PlanOverrides, RingPlan
+from deserve_plan.predict import predict
 
 __all__ = ["Planner"]
 
@@ -33,6 +37,7 @@ class Planner:
         step_tokens: int,
         overrides: PlanOverrides | None = None,
         workload: Workload = ASSUMED_WORKLOAD,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Solves the first plan. Raises `ValueError` where a stage has no memory for KV."""
         self._keeper = PlanKeeper(figures, workload, max_rows=max_rows, step_tokens=step_tokens, overrides=overrides)
@@ -41,6 +46,12 @@ class Planner:
         self.stages = len(figures.stages)
         self._few_rows: dict[int, RingPlan] = {}
         self._wanted = 0
+        self._clock = clock
+        self._most_rows = max_rows
+        self._left: tuple[int, float] | None = None
+        """Rows that were to be done, and when that was."""
+        self._finish_at: float | None = None
+        self._finish_due = False
         self._work = asyncio.Event()
         self.proposed_codec = "raw"
         """The wire codec with which the ring would be fastest."""
@@ -75,6 +86,12 @@ class Planner:
     def row_ended(self, allowed_tokens: int, new_tokens: int) -> None:
         self._keeper.row_ended(allowed_tokens, new_tokens)
 
+    def rows_left(self, rows: float) -> None:
+        """So many rows are to be done by this ring, now and later: when it will be done is found out."""
+        self._left = (max(1, round(rows)), self._clock())
+        self._finish_due = True
+        self._work.set()
+
     def returned(self, step: ReturnedStep) -> None:
         """A step is back."""
         self._keeper.returned(step)
@@ -95,15 +112,26 @@ class Planner:
             if self._keeper.adopt(due, plan):
                 self._few_rows.clear()
                 self._wanted = 0
+                self._finish_due = self._left is not None
+                self._work.set()
                 return True
         if self._wanted and (rows := self._wanted) not in self._few_rows:
             question = dataclasses.replace(self._keeper.question, max_rows=rows)
             self._few_rows[rows] = await asyncio.to_thread(question.solve)
             if rows != self._wanted:
                 self._work.set()
+        if self._finish_due and self._left is not None:
+            self._finish_due = False
+            left, since = self._left
+            workload = dataclasses.replace(self._keeper.workload, rows=left)
+            asked = (self._keeper.figures, workload, self.plan)
+            found = await asyncio.to_thread(functools.partial(predict, *asked, max_rows=self._most_rows))
+            self._finish_at = since + found.finish_s
         return False
 
     def report(self) -> PlanReport:
         """The plan that holds, what is expected of it, and what was measured while the ring was as planned."""
         found = self._keeper.report()
-        return PlanReport(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
+        values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+        left_s = 0.0 if self._finish_at is None else max(0.0, self._finish_at - self._clock())
+        return PlanReport(**{**values, "predicted_finish_s": left_s})

@@ -40,6 +40,11 @@ class HeadRow:
     def finished(self) -> bool:
         return self.output.finish_reason is not None
 
+    @property
+    def part_left(self) -> float:
+        """Of the tokens that it may generate, those that it has not: 1 before it begins."""
+        return 1.0 - len(self.generated) / self.row.most_new if self.row.most_new else 1.0
+
     def push(self, token: SampledToken) -> None:
         """One more token drawn. The scheduler's row has it already."""
         self.generated.append(token)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
-from deserve_node.ring.planning import Planner
+import pytest
+
+from deserve_node.ring.planning import ASSUMED_WORKLOAD, Planner
 from deserve_plan.cost import StageCost, StepLoad
 from deserve_plan.figures import LinkFigures, RingFigures, StageFigures, StageMemory
 from deserve_plan.keeper import ReturnedStep
@@ -13,13 +17,13 @@ from deserve_plan.plan import PlanOverrides
 FIXED_S, TOKEN_S, HOP_S = 0.02, 0.001, 0.064
 
 
-def planner(overrides: PlanOverrides | None = None) -> Planner:
+def planner(overrides: PlanOverrides | None = None, clock: Callable[[], float] = time.monotonic) -> Planner:
     stages = tuple(
         StageFigures(StageCost(FIXED_S, TOKEN_S), StageMemory(16, 10_000), machine=name, occupies_cores=False)
         for name in "abcd"
     )
     links = (LinkFigures(HOP_S),) * 4
-    return Planner(RingFigures(stages, links, 512, 4), max_rows=256, step_tokens=2048, overrides=overrides)
+    return Planner(RingFigures(stages, links, 512, 4), max_rows=256, step_tokens=2048, overrides=overrides, clock=clock)
 
 
 async def test_the_plan_for_fewer_rows_is_there_once_it_is_solved() -> None:
@@ -70,3 +74,21 @@ async def test_the_codec_is_proposed_that_helps_a_slow_link() -> None:
     by_hand = Planner(slow, max_rows=256, step_tokens=2048, overrides=PlanOverrides(codec="bf16"))
     await by_hand.propose_codec()
     assert by_hand.proposed_codec == "bf16"
+
+
+async def test_the_end_is_told_from_the_rows_that_are_left_and_comes_nearer() -> None:
+    now_s = 50.0
+    ring = planner(clock=lambda: now_s)
+    assert ring.report().predicted_finish_s == 0.0
+    ends = []
+    for rows in (1000.0, 2000.0):
+        ring.rows_left(rows)
+        async with asyncio.timeout(30):
+            assert not await ring.solve_next()
+        ends.append(ring.report().predicted_finish_s)
+    steady_s = 1000 * ASSUMED_WORKLOAD.new_tokens / ring.report().predicted_tokens_per_s
+    assert ends[1] - ends[0] == pytest.approx(steady_s, rel=0.02)
+    now_s += 10.0
+    assert ring.report().predicted_finish_s == pytest.approx(ends[1] - 10.0)
+    now_s += ends[1]
+    assert ring.report().predicted_finish_s == 0.0
