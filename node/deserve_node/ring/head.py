@@ -243,6 +243,7 @@ class Head:
                 self._take(Sampled(self._ring, self._epoch, plan.step, plan.microbatch, *answer))
                 continue
             if plan.tune is not None:
+                self._links.next.coalesce = plan.tune.coalesce
                 await self._links.next.send(_tune(self._ring, self._epoch, plan.tune))
             assert output.hidden is not None
             tokens, hidden = output.hidden.shape

@@ -53,6 +53,8 @@ class Stage:
                     f"{self._previous.peer_id} sent {_described(message)}, not a Step of {self._ring}/{self._epoch}"
                 )
             if isinstance(message, Tune):
+                if message.coalesce < 1:
+                    raise RingProtocolError(f"{self._previous.peer_id} sent a Tune with coalesce {message.coalesce}")
                 self._compute.tune(message)
                 await submitted.put(message)
                 continue
@@ -69,6 +71,7 @@ class Stage:
         while True:
             item = await submitted.get()
             if isinstance(item, Tune):
+                self._following.coalesce = item.coalesce
                 await self._pass_on(item)
             else:
                 step, computing = item

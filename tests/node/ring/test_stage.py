@@ -17,7 +17,7 @@ from deserve_network.identity import generate_identity
 from deserve_network.link import Frame
 from deserve_network.link_session import LinkTimes
 from deserve_network.links import Links
-from deserve_network.ring_messages import MAX_CHUNKS, Admit, Chunk, Sampled, Sampling, Segment, Step
+from deserve_network.ring_messages import MAX_CHUNKS, Admit, Chunk, Sampled, Sampling, Segment, Step, Tune
 from deserve_node.engine import Engine, KvCache
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.head import RingProtocolError
@@ -117,6 +117,17 @@ async def tail(compute_of):
     yield SimpleNamespace(previous=previous, head=head, running=running)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_tune_travels_on_and_decides_in_what_company_the_frames_behind_it_leave(stage):
+    tune = Tune(*RING, 2, (), 1, 3)
+    stage.previous.put(tune)
+    assert await stage.following.sent.get() == (tune, b"")
+    assert stage.following.coalesce == 3
+    stage.previous.put(dataclasses.replace(tune, coalesce=0))
+    error = await outcome(stage.running)
+    assert isinstance(error, RingProtocolError)
+    assert "coalesce 0" in str(error)
 
 
 async def test_a_middle_stage_sends_what_it_computed_to_the_next(stage, compute_of):
