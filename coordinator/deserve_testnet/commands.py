@@ -48,7 +48,9 @@ _NETWORK_OPTIONS = [
     click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True),
     click.option("--seed", default=0, show_default=True, help="For rows that name none, and for the emulation."),
     click.option(
-        "--memory", default="", help="What each node lends, e.g. 2GiB; default: 0.4 of what is free, divided."
+        "--memory",
+        default="",
+        help="What each node lends, e.g. 2GiB, or an amount for each: 2GiB,4GiB,...; default: 0.4 of what is free.",
     ),
     click.option("--threads", default=0, help="Of each node; default: the cores, divided."),
     click.option("--max-rows", default=0, help="In flight in a ring, at most; default: as a node has it."),

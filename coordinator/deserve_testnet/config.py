@@ -53,7 +53,7 @@ class TestnetConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     memory: str = ""
-    """What each node lends, like "2GiB"; empty divides a share of what this machine has free."""
+    """What each node lends, like "2GiB", or one amount for each with commas; empty divides a share of what is free."""
     threads: int = 0
     """Of each node; 0 divides the cores."""
     max_rows: int = 0
@@ -84,8 +84,10 @@ class TestnetConfig:
         for flag, value in (("latency-ms", self.latency_ms), ("jitter-ms", self.jitter_ms), ("mbit", self.mbit)):
             if not 0 <= value < 1e6:
                 raise UsageError(f"--{flag}: cannot be {value}")
+        if len(self._memories) not in (1, self.nodes):
+            raise UsageError(f"--memory: {len(self._memories)} amounts for {self.nodes} nodes")
         for flag, amount in (
-            ("memory", self.memory),
+            *(("memory", amount) for amount in self._memories),
             ("kv-memory", self.kv_memory),
             ("host-memory", self.host_memory),
             ("copy-rate", self.copy_rate),
@@ -160,9 +162,13 @@ class TestnetConfig:
         return self.nodes if self.stage_profile else max(1, self.cores // self.node_threads)
 
     @property
-    def node_memory(self) -> str:
+    def _memories(self) -> list[str]:
+        return self.memory.split(",")
+
+    def node_memory(self, number: int) -> str:
+        """What node `number` lends, 1 for the first; one that comes later lends what the last one does."""
         if self.memory:
-            return self.memory
+            return self._memories[min(number, len(self._memories)) - 1]
         return str(min(_MAX_NODE_MEMORY, int(_available_bytes() * _MEMORY_SHARE) // self.nodes))
 
 

@@ -94,7 +94,7 @@ class Testnet:
             *("node", "start", "--name", name, "--data", str(self.directory / name)),
             *("--coordinator", self.multiaddr, "--listen", f"/ip4/{self._address(number)}/tcp/0"),
             *("--http", f"{self._address(number)}:0", "--device", self.config.device),
-            *("--memory", memory or self.config.node_memory, "--threads", str(threads), "--json"),
+            *("--memory", memory or self.config.node_memory(number), "--threads", str(threads), "--json"),
             *self.config.node_flags,
         ]
         node = await self._spawn(name, number, command, threads)

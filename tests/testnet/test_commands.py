@@ -56,6 +56,8 @@ def test_a_ring_of_more_nodes_than_layers_is_refused_before_anything_starts(tiny
     ("flags", "said"),
     [
         (["--plan", "rows=0"], "--plan: rows: must be at least 1"),
+        (["--memory", "1GiB,2GiB"], "--memory: 2 amounts for 4 nodes"),
+        (["--memory", "1GiB,,2GiB,much"], "--memory: 'much'"),
         (["--host-memory", "much"], "--host-memory: 'much'"),
         (["--copy-rate", "fast"], "--copy-rate: 'fast'"),
         (["--stage-profile", "none"], "--stage-profile: 'none' is neither a file"),
