@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deserve_models import resolve
+from deserve_node.kv_limits import KvLimits
 from deserve_node.local import LocalRing
 from deserve_node.ring.forecast import ExpectedTokens
 
@@ -70,6 +71,20 @@ def test_microbatches_and_order_do_not_change_tokens(
         assert token_ids(other, seeded[::-1])[::-1] == token_ids(ring, seeded)
     finally:
         other.close()
+
+
+def test_swapping_to_host_memory_changes_no_token(
+    tiny_model: Path, ring: LocalRing, mixed_rows: list[tuple[str, dict[str, Any]]]
+) -> None:
+    page_bytes = 8 * 4 * 2 * 32 * 4
+    kv = KvLimits(page_tokens=4, device_bytes=90 * page_bytes, host_bytes=600 * page_bytes)
+    swapping = LocalRing(resolve(str(tiny_model)), kv=kv, microbatches=5, swap_pages=25, token_budget=48)
+    try:
+        assert token_ids(swapping, mixed_rows) == token_ids(ring, mixed_rows)
+        assert token_ids(swapping, mixed_rows[::-1]) == token_ids(ring, mixed_rows[::-1])
+        assert swapping.compute.pages_used == 0
+    finally:
+        swapping.close()
 
 
 def test_a_row_that_can_never_fit_is_an_error_of_its_own(tiny_model: Path) -> None:

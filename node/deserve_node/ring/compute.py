@@ -75,6 +75,15 @@ class Compute:
         number = -1 if self._swapper is None else self._swapper.begin(work.microbatch, work.released, work.chunks)
         return asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, number, self._clock())
 
+    def tune_fault(self, tune: Tune) -> str | None:
+        """What of `tune` cannot be, in words; None for a sound one."""
+        for name in ("microbatches", "prefetch_depth", "coalesce"):
+            if getattr(tune, name) < 1:
+                return f"{name} {getattr(tune, name)}"
+        if min(tune.swap_pages, default=0) < 0 or (self._swapper is not None and len(tune.swap_pages) <= self._stage):
+            return f"swap_pages {tune.swap_pages}"
+        return None
+
     def tune(self, tune: Tune) -> None:
         """From the next step on, this plan holds."""
         if self._swapper is not None:

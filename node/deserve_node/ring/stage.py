@@ -21,7 +21,8 @@ __all__ = ["ADMIT_DEADLINE_S", "Stage", "Tail"]
 ADMIT_DEADLINE_S = 30.0
 """How long a tail waits for the Admit of a sequence whose first chunk is already here."""
 QUEUED_STEPS = 2
-"""Steps that are received and not sent on: one computes, the next is ready."""
+"""Steps in line to be sent on: one computes, the next is ready. A third is submitted and waits to get in line, so that
+pages can come in for two steps ahead."""
 
 
 class Stage:
@@ -53,8 +54,8 @@ class Stage:
                     f"{self._previous.peer_id} sent {_described(message)}, not a Step of {self._ring}/{self._epoch}"
                 )
             if isinstance(message, Tune):
-                if message.coalesce < 1:
-                    raise RingProtocolError(f"{self._previous.peer_id} sent a Tune with coalesce {message.coalesce}")
+                if (fault := self._compute.tune_fault(message)) is not None:
+                    raise RingProtocolError(f"{self._previous.peer_id} sent a Tune with {fault}")
                 self._compute.tune(message)
                 await submitted.put(message)
                 continue

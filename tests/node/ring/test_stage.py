@@ -124,10 +124,16 @@ async def test_a_tune_travels_on_and_decides_in_what_company_the_frames_behind_i
     stage.previous.put(tune)
     assert await stage.following.sent.get() == (tune, b"")
     assert stage.following.coalesce == 3
-    stage.previous.put(dataclasses.replace(tune, coalesce=0))
+
+
+@pytest.mark.parametrize(
+    "lie", [{"coalesce": 0}, {"microbatches": 0}, {"prefetch_depth": -1}, {"swap_pages": (-1,)}], ids=str
+)
+async def test_a_tune_that_cannot_be_ends_the_stage(stage, lie):
+    stage.previous.put(dataclasses.replace(Tune(*RING, 2, (), 1, 3), **lie))
     error = await outcome(stage.running)
     assert isinstance(error, RingProtocolError)
-    assert "coalesce 0" in str(error)
+    assert next(iter(lie)) in str(error)
 
 
 async def test_a_middle_stage_sends_what_it_computed_to_the_next(stage, compute_of):
