@@ -60,7 +60,7 @@ def _contestants(model: Model, settings: Settings) -> tuple[Contestant, ...]:
             loading = start()
             engine = await asyncio.to_thread(loading.__enter__)
             try:
-                await asyncio.to_thread(engine, prompts, 2)  # warm: compiled kernels, allocated arenas
+                await asyncio.to_thread(engine, prompts[:8], 2)  # warm: compiled kernels, allocated arenas
 
                 async def measure() -> dict[str, Any]:
                     seconds, tokens = await asyncio.to_thread(engine, prompts, new_tokens)
