@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -138,13 +139,22 @@ def test_the_bound_counts_the_slowest_stage_alone():
     assert timed_bound({**figures, "cpu_share": 0.9}, 0.1, 0.001) == 0.9
 
 
-def test_rows_in_their_middle_have_less_to_generate():
-    rows = Rows(8, 16, 64, 100.0, aged=False)
-    lines = list(rows.lines("demo", 10.0))
-    first, later = lines[:8], lines[8:]
+def test_rows_of_drawn_lengths_have_the_mean_asked_for():
+    rows = Rows(4000, 16, 64, 100.0, aged=False)
+    lengths = [line["body"]["max_tokens"] for line in rows.lines("demo", 10.0)]
+    assert statistics.fmean(lengths) == pytest.approx(64, rel=0.05)
+    assert (min(lengths), max(lengths)) == (1, 256)
+    older = [length - 64 for length in lengths if length > 64]
+    assert statistics.fmean(older) == pytest.approx(64, rel=0.1)  # what is left does not depend on age
+
+
+def test_aged_rows_are_in_their_middle():
+    first, later = (
+        list(Rows(8, 16, 64, 100.0).lines("demo", 10.0))[:8],
+        list(Rows(8, 16, 64, 100.0).lines("demo", 10))[8:],
+    )
     assert len(later) >= 10.0 * 100.0 / 64
-    assert {len(line["body"]["prompt"]) for line in lines} == {16}
-    assert all(line["body"]["max_tokens"] == 64 for line in later)
+    assert all(len(line["body"]["prompt"]) + line["body"]["max_tokens"] == 80 for line in first + later)
     assert len({line["body"]["max_tokens"] for line in first}) == 8
 
 

@@ -59,10 +59,18 @@ def rows(journal: Journal, settings: Settings) -> list[Row]:
             found.append(Row.of(rate, journal.values(name, contestant, "tokens_per_s"), note))
         hand = Requirement("d", f"{latency} ms: ours / hand-set plan", ">=", 1.2, "x")
         found.append(Row.of(hand, journal.ratios(name, OURS, HAND_SET)))
+        kept = Requirement("d", f"{latency} ms: ours / ours at 0 ms", "report", unit="x")
+        found.append(Row.of(kept, _over_zero(journal, latency)))
         sense, bound = {16: (">=", 2.5), 64: (">=", 3.4)}.get(latency, ("report", 0.0))
         plain = Requirement("d", f"{latency} ms: ours / plain pipeline", sense, bound, "x")  # type: ignore[arg-type]
         found.append(Row.of(plain, journal.ratios(name, OURS, PLAIN)))
     return found
+
+
+def _over_zero(journal: Journal, latency_ms: int) -> list[float]:
+    """Of two experiments: the setting is run once, and nothing but timed stages is in it."""
+    rates, at_zero = (journal.values(_name(ms), OURS, "tokens_per_s") for ms in (latency_ms, 0))
+    return [rate / zero for rate, zero in zip(rates, at_zero, strict=False)]
 
 
 def _name(latency_ms: int) -> str:

@@ -1,15 +1,17 @@
 """The steady state of a running testnet, apart from fill and drain.
 
-A batch with more rows than fit keeps a given number in flight. Its first rows start in their middle
-(`deserve_testnet.prompts.synthetic`), so that rows end and are replaced one by one, as they do after hours. When each
-of them has its prompt behind it, one trip more has passed and the plan has settled, a window begins. It begins and ends
-on the edge of a step, and its time is the head's own: what a step takes does not blur a short window.
+A batch with more rows than fit keeps a given number in flight, of lengths with which rows end and are replaced one by
+one, as they do after hours. When each of the first ones has its prompt behind it, one trip more has passed and the plan
+has settled, a window begins. It begins and ends on the edge of a step, and its time is the head's own: what a step
+takes does not blur a short window.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -29,8 +31,12 @@ Json = dict[str, Any]
 @dataclass(frozen=True)
 class Rows:
     """`in_flight` rows at once, each of `prompt_tokens` and `new_tokens`. `most_tokens_per_s` is what the ring cannot
-    exceed: so many rows are made that it does not run out of them. The first rows are in their middle: `aged`, they
-    have the longer prompts of rows that run since long; else only less to generate, which fills the ring sooner."""
+    exceed: so many rows are made that it does not run out of them.
+
+    `aged`: the first rows are in their middle, with the longer prompts of rows that run since long, and all rows are
+    equally long. Else `new_tokens` is the mean of a geometric distribution, of which at most four times as many are
+    kept: how long a row still runs does not depend on its age, so the ring ends and replaces as many from the start.
+    """
 
     in_flight: int
     prompt_tokens: int
@@ -49,10 +55,16 @@ class Rows:
         """The batch: the first rows, and what replaces them during `seconds`."""
         more = int(self.most_tokens_per_s * seconds / self.new_tokens) + self.in_flight // 4
         lengths = {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens}
-        for row in synthetic_rows(model, rows=self.in_flight + more, staggered=self.in_flight, **lengths):
+        staggered = self.in_flight if self.aged else 0
+        draw = random.Random(0)
+        for row in synthetic_rows(model, rows=self.in_flight + more, staggered=staggered, **lengths):
             if not self.aged:
-                row["body"]["prompt"] = row["body"]["prompt"][: self.prompt_tokens]
+                row["body"]["max_tokens"] = self._drawn_length(draw)
             yield row
+
+    def _drawn_length(self, draw: random.Random) -> int:
+        drawn = 1 + int(math.log(1 - draw.random()) / math.log1p(-1 / self.new_tokens))
+        return min(4 * self.new_tokens, drawn)
 
 
 @dataclass(frozen=True)
