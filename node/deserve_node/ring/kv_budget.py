@@ -7,13 +7,14 @@ pages are reserved when its row is admitted: rows half way through their prompts
 
 Where the plan swaps, all pages of a microbatch are on the device while it computes, so each microbatch has its own
 bound beside the ring's: with `M_G` pages swapped of each of `N_B` microbatches, `M_KV` pages on the device and steps
-prefetched `depth` ahead, (M_KV - (depth + 1) M_G) / N_B + M_G (DeServe, section 3.3; see `deserve_plan.memory`).
+prefetched `depth` ahead, (M_KV - (depth + 1) M_G) / N_B + M_G (DeServe, section 3.3; see `deserve_plan.memory`). A row
+that needs more is a microbatch of its own, bounded by the device: others make room while it computes, which costs time.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,11 +39,13 @@ class KvBudget:
         self._kinds: list[_Kind] = sorted({_kind(pool) for pools in stages for pool in pools})
         self.page_tokens = math.gcd(*(kind[2] for kind in self._kinds)) or 1
         """Decodes cross a border between pages at multiples of this only."""
+        self._device = self._bounds(None)[0]
         self._limits, self._shares = self._bounds(None)
         self._used = [0] * len(self._kinds)
         self._booked: dict[int, list[int]] = {}
         self._microbatch: dict[int, int] = {}
         self._microbatch_used: defaultdict[int, list[int]] = defaultdict(lambda: [0] * len(self._kinds))
+        self._microbatch_rows: Counter[int] = Counter()
         self._forecast = PageForecast(len(self._kinds), self.page_tokens)
 
     @property
@@ -69,7 +72,7 @@ class KvBudget:
     def can_ever_hold(self, tokens: int, chunk_tokens: int) -> bool:
         """Whether a row of `tokens` in all fits an empty ring, fed in chunks of at most `chunk_tokens`."""
         need = self._reservation(tokens, chunk_tokens)
-        return _within(need, self._limits) and (self._shares is None or _within(need, self._shares))
+        return _within(need, self._device) and _within(need, self._limits)
 
     def fits_row(self, tokens: int, chunk_tokens: int, remaining: int) -> bool:
         """Whether a new row of `tokens`, expected to grow by `remaining`, fits now and at any time to come."""
@@ -116,25 +119,33 @@ class KvBudget:
         """The row's pages count towards those of `microbatch` from now on."""
         self.leave(sequence)
         self._microbatch[sequence] = microbatch
+        self._microbatch_rows[microbatch] += 1
         _add(self._microbatch_used[microbatch], self._booked[sequence], 1)
 
     def leave(self, sequence: int) -> None:
         """The row is in no microbatch any more; one that was in none is no error."""
         if (microbatch := self._microbatch.pop(sequence, None)) is not None:
+            self._microbatch_rows[microbatch] -= 1
             _add(self._microbatch_used[microbatch], self._booked[sequence], -1)
 
     def overfull(self, microbatch: int) -> bool:
-        """Whether the rows of `microbatch` hold more than its share of the device."""
-        return self._shares is not None and not _within(self._microbatch_used[microbatch], self._shares)
+        """Whether the rows of `microbatch` hold more than they may."""
+        if self._shares is None:
+            return False
+        return not _within(self._microbatch_used[microbatch], self._bound(self._microbatch_rows[microbatch]))
 
     def has_room(self, microbatch: int, sequence: int, beside: Sequence[int] = ()) -> bool:
-        """Whether the pages of `sequence`, and of the sequences `beside` it, fit the share of `microbatch` too."""
+        """Whether `microbatch` may hold the pages of `sequence`, and of the sequences `beside` it, too."""
         if self._shares is None:
             return True
         total = list(self._microbatch_used[microbatch])
         for one in (sequence, *beside):
             _add(total, self._booked[one], 1)
-        return _within(total, self._shares)
+        return _within(total, self._bound(self._microbatch_rows[microbatch] + 1 + len(beside)))
+
+    def _bound(self, rows: int) -> list[int]:
+        """Pages of a microbatch of `rows` rows."""
+        return self._device if self._shares is None or rows <= 1 else self._shares
 
     def _bounds(self, plan: RingPlan | None) -> tuple[list[int], list[int] | None]:
         """Pages in all and of one microbatch, per kind; None where no stage swaps."""

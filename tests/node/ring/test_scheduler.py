@@ -302,3 +302,17 @@ def test_a_plan_that_leaves_less_memory_lets_rows_wait_and_loses_none() -> None:
     assert scheduler.running + scheduler.waiting == 12
     (tuned,) = [plan.tune for plan in steps_of(scheduler) if plan.tune is not None]
     assert tuned is resident
+
+
+def test_a_row_that_needs_more_than_a_microbatch_s_share_of_the_device_is_served_nevertheless() -> None:
+    pools = [PoolShape(0, 0, 16, host_pages=64)]
+    swapping = RingPlan(4, 2, 512.0, (5,))
+    scheduler = scheduler_with(pools, max_rows=8, tokens=512, plan_for=lambda rows: swapping)
+    page = pools[0].page_tokens
+    rows = {0: (Row(0, tuple(range(11 * page)), most_new=8), 8)}
+    rows |= {key: (Row(key, tuple(range(page)), most_new=8), 8) for key in range(1, 6)}
+    assert all(scheduler.can_ever_run(row) for row, _ in rows.values())
+    for row, _ in rows.values():
+        scheduler.add(row)
+    assert not run_to_the_end(scheduler, PretendStages(pools), rows, depth=3, budget=512)
+    assert all(len(row.generated) == count for row, count in rows.values())
