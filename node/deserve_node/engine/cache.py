@@ -58,6 +58,7 @@ class KvCache:
                 f"{kv_bytes} bytes for KV hold no page of {page_tokens} tokens over {len(layers)} layers "
                 f"({sum(page_bytes.values())} bytes): lend more memory"
             )
+        self.device = device
         self.page_tokens = page_tokens
         self.page_bytes = sum(page_bytes.values())
         """Of one page of every pool together."""

@@ -27,7 +27,7 @@ Target = TypeVar("Target", SamplingRow, ScoringRow)
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """`hidden` [tokens, hidden] for the next stage, or at the tail the tokens drawn and scored.
+    """`hidden` [tokens, hidden] on the CPU for the next stage, or at the tail the tokens drawn and scored.
 
     `takes_s`: how long a device would compute that is not there; None where the step has been computed.
     """
@@ -85,7 +85,9 @@ class Engine:
         wanted = batch.wanted if self.shard.is_tail else None
         outputs = self.shard.forward(packed, batch.positions, _Attend(self.cache, batch), wanted)
         if not self.shard.is_tail:
-            return StepOutput(hidden=outputs[: batch.tokens])
+            # On a GPU this waits for the step, here rather than where the frame is sent: the next step is not queued
+            # yet, behind which the copy would come.
+            return StepOutput(hidden=outputs[: batch.tokens].to("cpu"))
         return self._sample(chunks, outputs)
 
     def _sample(self, chunks: Sequence[Chunk], logits: torch.Tensor) -> StepOutput:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -12,10 +11,8 @@ import torch
 from deserve_node.engine.cache import KvCache
 from deserve_node.engine.ledger import Ledger, Transfer
 from deserve_node.engine.mover import ArenaMover, Mover
-from deserve_node.engine.pages import PoolShape
 from deserve_node.engine.pool_ledger import PageCopies
 from deserve_node.engine.swap import Swapper
-from deserve_node.errors import NodeError
 
 __all__ = ["copy_rates", "open_swapper"]
 
@@ -32,10 +29,12 @@ def open_swapper(cache: KvCache, device: torch.device, bytes_per_s: float) -> Sw
 
 
 def _mover(cache: KvCache, device: torch.device, bytes_per_s: float) -> Mover:
-    """What copies the pages of `cache`, at most at `bytes_per_s` each way (0: as fast as it goes)."""
-    if device.type != "cpu":
-        raise NodeError(f"pages cannot be swapped between host memory and {device.type}")
-    return ArenaMover(cache, in_bytes_per_s=bytes_per_s, out_bytes_per_s=bytes_per_s)
+    """What copies the pages of `cache`; on the CPU at most at `bytes_per_s` each way (0: as fast as it goes)."""
+    if device.type == "cpu":
+        return ArenaMover(cache, in_bytes_per_s=bytes_per_s, out_bytes_per_s=bytes_per_s)
+    from deserve_node.engine.cuda_mover import CudaMover
+
+    return CudaMover(cache, device)
 
 
 def copy_rates(swapper: Swapper, cache: KvCache) -> tuple[float, float]:
@@ -43,25 +42,26 @@ def copy_rates(swapper: Swapper, cache: KvCache) -> tuple[float, float]:
 
     For a stage that holds no sequence yet: what is in its pages changes.
     """
-    out, back = (_copy_rate(swapper.mover, cache.shapes, cache.pool_bytes, inward) for inward in (False, True))
+    out, back = (_copy_rate(swapper.mover, cache, inward) for inward in (False, True))
     return back, out
 
 
-def _copy_rate(mover: Mover, shapes: Sequence[PoolShape], pool_bytes: Sequence[int], inward: bool) -> float:
+def _copy_rate(mover: Mover, cache: KvCache, inward: bool) -> float:
     count, best_s, moved = 1, float("inf"), 0
     for _ in range(1 + MEASURED_TIMES):
-        pages = [np.arange(min(count, shape.pages), dtype=np.int64) for shape in shapes]
-        taken_s = _timed(mover, Transfer(inward, 0, tuple(PageCopies(pool, p, p) for pool, p in enumerate(pages))))
+        pages = [np.arange(min(count, shape.pages), dtype=np.int64) for shape in cache.shapes]
+        transfer = Transfer(inward, 0, tuple(PageCopies(pool, p, p) for pool, p in enumerate(pages)))
+        taken_s = _timed(mover, transfer, cache.device)
         if count == 1:
             # The first transfer only tells how many pages make a measurement.
             count = max(2, int(MEASURED_S / taken_s))
             continue
-        moved = sum(len(p) * size for p, size in zip(pages, pool_bytes, strict=True))
+        moved = sum(len(p) * size for p, size in zip(pages, cache.pool_bytes, strict=True))
         best_s = min(best_s, taken_s)
     return moved / best_s
 
 
-def _timed(mover: Mover, transfer: Transfer) -> float:
+def _timed(mover: Mover, transfer: Transfer, device: torch.device) -> float:
     finished: Future[None] = Future()
 
     def done(error: BaseException | None) -> None:
@@ -73,4 +73,7 @@ def _timed(mover: Mover, transfer: Transfer) -> float:
     started = time.perf_counter()
     mover.start(transfer, done)
     finished.result()
+    mover.fence(transfer.number)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - started

@@ -36,6 +36,9 @@ class Mover(Protocol):
         """Called by the computing thread before `step`: its device must wait for the step's copies, if they can still
         be under way when `done` has been called."""
 
+    def computed(self, step: int) -> None:
+        """Called by the computing thread when all work of `step` is queued or done, before its slots are reused."""
+
     def close(self) -> None:
         """End its threads; what has not started is dropped."""
 
@@ -67,6 +70,9 @@ class PacedMover:
 
     def fence(self, step: int) -> None:
         """Copies are complete when `done` is called."""
+
+    def computed(self, step: int) -> None:
+        """So are steps when they end."""
 
     def close(self) -> None:
         self._closed.set()

@@ -70,6 +70,7 @@ class Swapper:
 
     def end(self, number: int) -> None:
         """The step has computed."""
+        self.mover.computed(number)
         with self._changed:
             self._start(self._ledger.end(number))
             self._changed.notify_all()
