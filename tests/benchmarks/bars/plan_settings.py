@@ -51,6 +51,11 @@ class PlanSetting:
     stages: tuple[Mapping[str, Any], ...] = ()
     links: tuple[Mapping[str, float], ...] = ()
 
+    @property
+    def memory_binds(self) -> bool:
+        """Then how old rows are matters, and the first ones are made to be in their middle."""
+        return any("device_pages" in own for own in (self.stage, *self.stages))
+
 
 _SWAPPED = {"device_pages": 400, "host_pages": 20_000}
 _SLOW_COPIES = {"copy_in_gb_per_s": 0.1, "copy_out_gb_per_s": 0.1}
@@ -133,7 +138,9 @@ def _network(setting: PlanSetting, settings: Settings) -> SteadyNetwork:
     return SteadyNetwork(
         setting.name,
         config,
-        Rows(min(setting.rows, rows_in_flight(most, 60.0)), setting.prompt, setting.new, most),
+        Rows(
+            min(setting.rows, rows_in_flight(most, 60.0)), setting.prompt, setting.new, most, aged=setting.memory_binds
+        ),
         window_s=3 if settings.quick else 20,
-        settle_s=0 if settings.quick else 10,
+        settle_s=0 if settings.quick else 25 if setting.memory_binds else 10,
     )
