@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ PRIOR_STEPS = 4.0
 """What the measured prior weighs, in steps, all its loads together."""
 OUTLIER = 3.0
 """A step that took so many times what was expected says that something else had the processor: it counts as that."""
-RESOLVE_STEPS = 16
+RESOLVE_STEPS = 64
+"""Between two fits: one takes a millisecond, of the event loop that feeds the ring."""
 PRIOR_LOADS = (
     StepLoad(1, 1, 100),
     StepLoad(64, 64, 64 * 100),
@@ -60,17 +61,22 @@ class CostFitter:
             self._solve()
         return self._cost
 
-    def observe(self, load: StepLoad, seconds: float) -> None:
-        """A step of `load` took `seconds`. A time that is not positive says nothing and is left out."""
-        if not seconds > 0 or load.tokens < 1:
-            return
-        seconds = min(seconds, OUTLIER * self._cost.step_s(load)) if self._cost.step_s(load) > 0 else seconds
-        row = _features(load, self._granularity) / seconds
-        self._gram *= self._fade
-        self._target *= self._fade
-        self._gram += np.outer(row, row)
-        self._target += row
-        self._unsolved += 1
+    def observe(self, loads: Sequence[StepLoad], seconds: Sequence[float]) -> None:
+        """Steps of `loads` took `seconds`, in this order. A time that is not positive says nothing and is left out."""
+        told = [(load, took) for load, took in zip(loads, seconds, strict=True) if took > 0 and load.tokens > 0]
+        for first in range(0, len(told), RESOLVE_STEPS):
+            self._observe(told[first : first + RESOLVE_STEPS])
+
+    def _observe(self, told: Sequence[tuple[StepLoad, float]]) -> None:
+        features = np.array([_features(load, self._granularity) for load, _ in told])
+        seconds = np.array([took for _, took in told])
+        expected = features @ _values(self._cost)
+        seconds = np.where(expected > 0, np.minimum(seconds, OUTLIER * expected), seconds)
+        rows = features / seconds[:, None]
+        weights = self._fade ** np.arange(len(told) - 1, -1, -1)
+        self._gram = self._gram * self._fade ** len(told) + rows.T @ (rows * weights[:, None])
+        self._target = self._target * self._fade ** len(told) + weights @ rows
+        self._unsolved += len(told)
         if self._unsolved >= RESOLVE_STEPS:
             self._solve()
 
@@ -91,16 +97,20 @@ def fit_cost(observations: Iterable[tuple[StepLoad, float]], granularity: int) -
     return _cost(_nonnegative(*_sums(told, granularity)), granularity)
 
 
-def _features(load: StepLoad, granularity: int) -> Array:
+def _features(load: StepLoad, granularity: int) -> tuple[float, ...]:
     tokens = -(-load.tokens // granularity) * granularity
-    return np.array([1.0, tokens, load.wanted, load.context, load.pairs])
+    return 1.0, tokens, load.wanted, load.context, load.pairs
+
+
+def _values(cost: StageCost) -> Array:
+    return np.array([cost.fixed_s, cost.token_s, cost.wanted_s, cost.context_s, cost.pair_s])
 
 
 def _sums(observations: Iterable[tuple[StepLoad, float]], granularity: int) -> tuple[Array, Array]:
     gram, target = np.zeros((5, 5)), np.zeros(5)
     for load, seconds in observations:
         if seconds > 0:
-            row = _features(load, granularity) / seconds
+            row = np.array(_features(load, granularity)) / seconds
             gram += np.outer(row, row)
             target += row
     return gram, target

@@ -42,10 +42,9 @@ class FigureRefiner:
         """Take over what the steps of a window took."""
         if window.seconds <= 0:
             return
-        crowding = self._crowding(window)
-        for step in window.steps:
-            for fitter, seconds, times in zip(self._fitters, step.compute_s, crowding, strict=True):
-                fitter.observe(step.load, seconds / times)
+        loads = [step.load for step in window.steps]
+        for stage, (fitter, times) in enumerate(zip(self._fitters, self._crowding(window), strict=True)):
+            fitter.observe(loads, [step.compute_s[stage] / times for step in window.steps])
         self._learn_latency(window)
 
     def _crowding(self, window: Window) -> list[float]:

@@ -86,8 +86,7 @@ def build_response(
 def _prompt_text(model: TextModel, request: CompletionRequest, prompt_ids: Sequence[int]) -> str:
     if isinstance(request.prompt, str):
         return request.prompt
-    detokenizer = Detokenizer(model)
-    return "".join(detokenizer.push(token) for token in prompt_ids)
+    return Detokenizer(model).push_all(prompt_ids)
 
 
 def _finite(logprob: float | None) -> float:

@@ -47,6 +47,7 @@ class TextModel:
         self.eos_token_ids = eos_token_ids
         self._tokenizer = tokenizer
         self._bytes = None if tokenizer is None else TokenBytes(tokenizer)
+        self._shown: dict[int, bytes] = {}
         # transformers sets truncation and padding on the shared Rust object at each call.
         self._lock = threading.Lock()
 
@@ -123,6 +124,13 @@ class TextModel:
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes `token` adds to a text, perhaps half a character; empty without tokenizer."""
         return b"" if self._bytes is None else self._bytes.of(token)
+
+    def shown_bytes(self, token: int) -> bytes:
+        """The bytes of `token` in a text: none of a control token. Remembered, since texts are made of few tokens."""
+        found = self._shown.get(token)
+        if found is None:
+            found = self._shown[token] = b"" if self.is_special(token) else self.token_bytes(token)
+        return found
 
     def is_special(self, token: int) -> bool:
         """Whether `token` is a control token, which text does not show."""

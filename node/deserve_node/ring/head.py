@@ -17,14 +17,14 @@ import torch
 
 from deserve_network.control_messages import MAX_LEASE_ROWS, Lease, LeasedRow, PlanReport, RowLog, RowResult
 from deserve_network.link import Link
-from deserve_network.ring_messages import Sampled, SampledToken, Step, Tune
+from deserve_network.ring_messages import Sampled, Step, Tune
 from deserve_node.errors import NodeError
 from deserve_node.ring.compute import Compute, Computed, StepWork
 from deserve_node.ring.payload import pack_payload
 from deserve_node.ring.planning import Planner
 from deserve_node.ring.rows import HeadRow, error_result, open_row
 from deserve_node.ring.scheduler import Scheduler
-from deserve_node.ring.step_plan import Row, StepPlan
+from deserve_node.ring.step_plan import StepPlan
 from deserve_plan.cost import StepLoad
 from deserve_plan.keeper import ReturnedStep
 from deserve_plan.plan import RingPlan
@@ -35,6 +35,8 @@ __all__ = ["Desk", "Head", "RingProtocolError"]
 
 log = logging.getLogger(__name__)
 
+OPENED_TOGETHER = 16
+"""Rows for which the loop is left once: a thread's hop takes as long as a short row."""
 MOST_STEP_S = 3600.0
 """No stage spends so long on a step."""
 
@@ -125,27 +127,31 @@ class Head:
 
     async def add(self, lease: Lease) -> None:
         """Take leased rows. A row that cannot be served is reported at once and disturbs no other."""
-        for leased in lease.rows:
+        for first in range(0, len(lease.rows), OPENED_TOGETHER):
+            some = lease.rows[first : first + OPENED_TOGETHER]
             # Templates and tokenizers take milliseconds a row: not on the loop that feeds the ring.
-            opened = await asyncio.to_thread(_open_or_error, leased, lease, self._text)
-            if isinstance(opened, RowResult):
-                self._desk.rows_done([opened])
-            elif opened.finished and not opened.row.score_prompt:
-                self._desk.rows_done([opened.result(int(time.time()))])
-            elif not self._scheduler.can_ever_run(opened.row):
-                self._desk.rows_done([_too_large(opened)])
-            else:
-                self._rows[opened.row.key] = opened
-                self._scheduler.add(opened.row)
-                self.prompt_tokens += len(opened.row.prompt)
-                if self._planner is not None:
-                    self._planner.row_started(len(opened.row.prompt), opened.row.most_new)
-                self._wake.set()
+            for opened in await asyncio.to_thread(_open_all, some, lease, self._text):
+                self._take_on(opened)
         if self._planner is not None:
             self._planner.rows_left(sum(row.part_left for row in self._rows.values()) + lease.waiting)
         # Not before: rows that are not open yet would pass for room, and be asked for twice.
         self._asked = False
         self._wake.set()
+
+    def _take_on(self, opened: HeadRow | RowResult) -> None:
+        if isinstance(opened, RowResult):
+            self._desk.rows_done([opened])
+        elif opened.finished and not opened.row.score_prompt:
+            self._desk.rows_done([opened.result(int(time.time()))])
+        elif not self._scheduler.can_ever_run(opened.row):
+            self._desk.rows_done([_too_large(opened)])
+        else:
+            self._rows[opened.row.key] = opened
+            self._scheduler.add(opened.row)
+            self.prompt_tokens += len(opened.row.prompt)
+            if self._planner is not None:
+                self._planner.row_started(len(opened.row.prompt), opened.row.most_new)
+            self._wake.set()
 
     def cancel(self, rows: Iterable[int]) -> None:
         """Forget rows; nothing will be reported for them."""
@@ -285,10 +291,15 @@ class Head:
             raise RingProtocolError(f"step {sampled.step} came back before it was computed")
         self._learn(sampled, step)
         results = [self._give_up(owners[f.sequence], f.reason) for f in sampled.failed if f.sequence in owners]
+        rows = self._rows
         for row, token in grown:
-            finished = self._grow(row, token)
-            if finished is not None:
-                results.append(finished)
+            head_row = rows[row.key]
+            if head_row.finished:  # a row that is only scored draws one token that nobody asked for
+                results.append(self._end(head_row))
+                continue
+            self.completion_tokens += 1
+            if head_row.push(token):
+                results.append(self._end(head_row))
         if results:
             self._desk.rows_done(results)
         self._wake.set()
@@ -310,7 +321,7 @@ class Head:
                 drawn=len(sampled.drawn),
                 compute_s=compute_s,
                 running=self._scheduler.decoding,
-                microbatches=self._scheduler.microbatches,
+                microbatches=self.microbatches,
             )
         )
 
@@ -320,13 +331,9 @@ class Head:
         error = RequestError("", f"the model cannot go on: {reason}", "model_error", status=500)
         return error_result(head_row.leased, head_row.lease, head_row.fence, error)
 
-    def _grow(self, row: Row, token: SampledToken) -> RowResult | None:
-        head_row = self._rows[row.key]
-        if not head_row.finished:  # a row that is only scored draws one token that nobody asked for
-            head_row.push(token)
-            self.completion_tokens += 1
-        if not head_row.finished:
-            return None
+    def _end(self, head_row: HeadRow) -> RowResult:
+        """The result of a row that has finished."""
+        row = head_row.row
         del self._rows[row.key]
         self._scheduler.finish(row)
         if self._planner is not None:
@@ -343,6 +350,10 @@ def _described(plan: RingPlan) -> str:
 
 def _tune(ring: str, epoch: int, plan: RingPlan) -> Tune:
     return Tune(ring, epoch, plan.microbatches, plan.swap_pages, plan.prefetch_depth, plan.coalesce)
+
+
+def _open_all(rows: Sequence[LeasedRow], lease: Lease, text: TextModel) -> list[HeadRow | RowResult]:
+    return [_open_or_error(leased, lease, text) for leased in rows]
 
 
 def _open_or_error(leased: LeasedRow, lease: Lease, text: TextModel) -> HeadRow | RowResult:

@@ -31,6 +31,8 @@ class Microbatches:
 
     def __init__(self) -> None:
         self._all: list[Microbatch] = [Microbatch()]
+        self._sizes: list[int] = [0]
+        """Rows of each: asked for with every step."""
         self._idle: deque[int] = deque([0])
         """In the order in which they came back."""
         self.count = 1
@@ -46,11 +48,11 @@ class Microbatches:
     @property
     def occupied(self) -> int:
         """Microbatches that hold rows."""
-        return sum(bool(one.rows) for one in self._all)
+        return len(self._sizes) - self._sizes.count(0)
 
     @property
     def largest(self) -> int:
-        return max(len(one.rows) for one in self._all)
+        return max(self._sizes)
 
     def resize(self, count: int) -> None:
         """`count` microbatches from now on; rows of surplus ones leave them when their step is back."""
@@ -64,7 +66,7 @@ class Microbatches:
     def spare(self) -> int:
         """One without rows and step, for prompts alone."""
         for index in self._idle:
-            if not self._all[index].rows:
+            if not self._sizes[index]:
                 return index
         self._grow(len(self._all) + 1)
         return len(self._all) - 1
@@ -84,16 +86,18 @@ class Microbatches:
 
     def join(self, row: Row, has_room: Callable[[int], bool] | None = None) -> int:
         """Put a row that decodes into the smallest microbatch, of those with room where there are any."""
-        planned = range(self.count)
-        roomy = planned if has_room is None else [index for index in planned if has_room(index)] or planned
-        row.microbatch = min(roomy, key=lambda index: len(self._all[index].rows))
+        sizes = self._sizes[: self.count]
+        roomy = [] if has_room is None else [index for index in range(self.count) if has_room(index)]
+        row.microbatch = min(roomy, key=sizes.__getitem__) if roomy else sizes.index(min(sizes))
         self._all[row.microbatch].rows[row.sequence] = row
+        self._sizes[row.microbatch] += 1
         self.rows += 1
         return row.microbatch
 
     def leave(self, row: Row) -> None:
         """Take a row out of its microbatch."""
         del self._all[row.microbatch].rows[row.sequence]
+        self._sizes[row.microbatch] -= 1
         row.microbatch = -1
         self.rows -= 1
 
@@ -107,7 +111,7 @@ class Microbatches:
         share = -(-self.rows // self.count)
         beyond = len(rows) - share
         # A difference of one is even enough: moving costs the row up to one turn.
-        if beyond <= 0 or min(len(one.rows) for one in self._all[: self.count]) >= len(rows) - 1:
+        if beyond <= 0 or min(self._sizes[: self.count]) >= len(rows) - 1:
             return []
         return list(rows.values())[share:]
 
@@ -115,3 +119,4 @@ class Microbatches:
         while len(self._all) < count:
             self._idle.append(len(self._all))
             self._all.append(Microbatch())
+            self._sizes.append(0)

@@ -6,6 +6,7 @@ Everything that has to do with text happens here, with `deserve_text`; the sched
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deserve_network.control_messages import Lease, LeasedRow, RowLog, RowResult
@@ -23,7 +24,8 @@ __all__ = ["HeadRow", "error_result", "open_row"]
 
 @dataclass(slots=True, eq=False)
 class HeadRow:
-    """One leased row under way. `generated` is its token log; `scored` the prompt's log-probabilities, if asked for."""
+    """One leased row under way. `scored` are the prompt's log-probabilities, if asked for, and `kept` the tokens drawn
+    where theirs are: otherwise a token is no more than its id, which the scheduler's row has."""
 
     leased: LeasedRow
     lease: int
@@ -33,7 +35,7 @@ class HeadRow:
     row: Row
     output: OutputText
     sampling: Sampling
-    generated: list[SampledToken] = field(default_factory=list)
+    kept: list[SampledToken] = field(default_factory=list)
     scored: dict[int, SampledToken] = field(default_factory=dict)
 
     @property
@@ -43,24 +45,34 @@ class HeadRow:
     @property
     def part_left(self) -> float:
         """Of the tokens that it may generate, those that it has not: 1 before it begins."""
-        return 1.0 - len(self.generated) / self.row.most_new if self.row.most_new else 1.0
+        return 1.0 - self.output.count / self.row.most_new if self.row.most_new else 1.0
 
-    def push(self, token: SampledToken) -> None:
-        """One more token drawn. The scheduler's row has it already."""
-        self.generated.append(token)
-        self.output.push(token.token)
+    @property
+    def generated(self) -> Sequence[SampledToken]:
+        """The row's token log."""
+        if self.request.logprobs >= 0:
+            return self.kept
+        ids = self.row.generated[: self.output.count]
+        return [SampledToken(0, position, token) for position, token in enumerate(ids, len(self.row.prompt))]
+
+    def push(self, token: SampledToken) -> bool:
+        """One more token drawn, which the scheduler's row has already. Returns whether it was the last."""
+        if self.request.logprobs >= 0:
+            self.kept.append(token)
+        return self.output.push(token.token)
 
     def admit(self, ring: str, epoch: int) -> Admit:
         return Admit(ring, epoch, self.row.sequence, self.sampling, self.row.prompt, tuple(self.row.generated))
 
     def result(self, created: int) -> RowResult:
         """The finished row as the coordinator stores it."""
+        generated = self.generated
         scored = [self.scored[position] for position in sorted(self.scored)]
         body = build_response(
             self.text,
             self.request,
             self.row.prompt,
-            self.generated,
+            generated,
             scored,
             self.output,
             f"{'chatcmpl' if self.request.messages is not None else 'cmpl'}-{self.leased.row}",
@@ -76,7 +88,7 @@ class HeadRow:
             json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(),
             200,
             len(self.row.prompt),
-            len(self.generated),
+            len(generated),
         )
 
     def log(self) -> RowLog:

@@ -261,15 +261,12 @@ class Scheduler:
         if self._microbatches[index].rows:
             self._book_decodes(index)
         microbatch = self._microbatches[index]
-        chunks: list[Chunk] = []
-        token_ids: list[int] = []
-        context = 0
-        for sequence, row in microbatch.rows.items():
-            start = row.computed
-            chunks.append(Chunk(sequence, start, 1, 1))
-            token_ids.append(row.generated[-1])
-            row.computed = start + 1
-            context += row.computed
+        rows = microbatch.rows
+        chunks = [Chunk(sequence, row.computed, 1, 1) for sequence, row in rows.items()]
+        token_ids = [row.generated[-1] for row in rows.values()]
+        context = sum(chunk.start for chunk in chunks) + len(chunks)
+        for row in rows.values():
+            row.computed += 1
         decodes = len(chunks)
         if decodes:
             self.budget.advance(decodes / self.decoding)

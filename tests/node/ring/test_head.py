@@ -53,12 +53,13 @@ class Layers:
 
 
 class Outward:
-    """A link that sends one message for each `release` of its gate, and receives `answer(0)` if it has one."""
+    """A link that sends one message for each `release` of its gate, and receives `answer` to each step on `onward`."""
 
-    def __init__(self, *, gate=None, answer=None):
+    def __init__(self, *, gate=None, answer=None, onward=None):
         self.sent = asyncio.Queue()
         self.gate = gate
         self.answer = answer
+        self.onward = onward
 
     async def send(self, message, payload=()):
         if self.gate is not None:
@@ -68,8 +69,9 @@ class Outward:
     async def receive(self):
         if self.answer is None:
             await asyncio.Event().wait()
-        await self.sent.get()
-        return SimpleNamespace(message=self.answer(0))
+        while not isinstance(step := await self.onward.sent.get(), Step):
+            pass
+        return SimpleNamespace(message=self.answer(step.step))
 
 
 @pytest.fixture
@@ -163,7 +165,9 @@ async def test_a_tail_that_keeps_a_stages_time_to_itself_breaks_the_ring(tiny_mo
         (StageFigures(StageCost(0.0, 0.001), StageMemory(16, 4096)),) * 2, (LinkFigures(),) * 2, hidden=4, value_bytes=4
     )
     planner = Planner(figures, max_rows=ROWS, step_tokens=64)
-    onward, tail = Outward(), Outward(answer=lambda step: Sampled("r", 1, step, 0, (), timings=(StageTiming(0.1),)))
+    onward = Outward()
+    alone = (StageTiming(0.1),)
+    tail = Outward(answer=lambda step: Sampled("r", 1, step, 0, (), timings=alone), onward=onward)
     head = Head(
         "r",
         1,
