@@ -15,6 +15,7 @@ from deserve_node.engine.interface import StageEngine
 from deserve_node.engine.swap import Swapper
 from deserve_node.errors import NodeError
 from deserve_node.kv_limits import KvLimits
+from deserve_node.nano_parts import choose_parts
 from deserve_node.step_cost import measure_cost
 from deserve_node.tensors import DTYPES
 
@@ -66,6 +67,7 @@ def load_stage(
     )
     engine = Engine(shard, cache)
     log.info("%s: %d bytes of weights", layers, shard.tensor_bytes)
+    engine.parts = choose_parts(engine)
     cost = CostFit(*astuple(measure_cost(engine)))
     swapper = open_swapper(cache, device, kv.copy_bytes_per_s)
     rates = (0.0, 0.0) if swapper is None else copy_rates(swapper, cache)

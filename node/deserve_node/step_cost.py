@@ -8,7 +8,7 @@ longer. Nothing stays behind but numbers in free pages.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from deserve_node.shard.shard import ROW_MULTIPLE
 from deserve_plan.cost import StageCost, StepLoad
 from deserve_plan.fit import fit_cost
 
-__all__ = ["measure_cost"]
+__all__ = ["PROBE_SEQUENCE", "measure_cost", "rows_that_fit", "time_step"]
 
 BUDGET_S = 2.0
 LEAST_TIMES = 2
@@ -59,7 +59,7 @@ def measure_cost(
             # Two loads, each timed, are the least that tells a step's fixed part from its tokens'.
             if late and (number >= 2 or rounds >= LEAST_TIMES):
                 break
-            seconds = _time_s(engine, probe, clock)
+            seconds = time_step(engine, probe.chunks, clock)
             best[probe.load] = min(seconds, best.get(probe.load, seconds)) if rounds > 1 else seconds
         rounds += 1
     return fit_cost(best.items(), ROW_MULTIPLE)
@@ -73,12 +73,12 @@ def _probes(engine: Engine) -> Iterator[_Probe]:
     seen: set[tuple[Chunk, ...]] = set()
     for rows, context, wanted in decodes:
         start = min(context, shard.context_length) - 1
-        fitting = min(rows, _rows_that_fit(engine, start, 1))
+        fitting = min(rows, rows_that_fit(engine, start, 1))
         yield from _new(tuple(Chunk(PROBE_SEQUENCE - row, start, 1, wanted) for row in range(fitting)), seen)
     for count, start in CHUNKS:
         begin = max(0, min(start, shard.context_length - count))
         length = min(count, shard.context_length - begin)
-        if _rows_that_fit(engine, begin, length):
+        if rows_that_fit(engine, begin, length):
             yield from _new((Chunk(PROBE_SEQUENCE, begin, length, 0),), seen)
 
 
@@ -88,27 +88,28 @@ def _new(chunks: tuple[Chunk, ...], seen: set[tuple[Chunk, ...]]) -> Iterator[_P
         yield _Probe(chunks)
 
 
-def _rows_that_fit(engine: Engine, start: int, count: int) -> int:
+def rows_that_fit(engine: Engine, start: int, count: int) -> int:
     """Rows whose step over [start, start + count) the emptiest pool holds. A new row gets pages from 0 on."""
     cache = engine.cache
     pages = len(live_pages(0, start + count, 0, 0, cache.page_tokens))
     return min((shape.pages // pages for shape in cache.shapes), default=1 << 12)
 
 
-def _time_s(engine: Engine, probe: _Probe, clock: Callable[[], float]) -> float:
-    shard, tokens = engine.shard, probe.load.tokens
+def time_step(engine: Engine, chunks: Sequence[Chunk], clock: Callable[[], float]) -> float:
+    """Seconds of one step of `chunks`, whose sequences are new and are released again."""
+    shard, tokens = engine.shard, sum(chunk.count for chunk in chunks)
     if shard.is_head:
         inputs = torch.zeros(tokens, dtype=torch.int64)
     else:
         inputs = torch.zeros(tokens, shard.hidden_size, dtype=shard.dtype)
     if shard.is_tail:
-        for chunk in probe.chunks:
+        for chunk in chunks:
             engine.admit(Admit("", 0, chunk.sequence, Sampling(), (0,)))
     started = clock()
     try:
-        engine.run(probe.chunks, inputs)
+        engine.run(chunks, inputs)
         if shard.device.type == "cuda":
             torch.cuda.synchronize(shard.device)
         return clock() - started
     finally:
-        engine.release(chunk.sequence for chunk in probe.chunks)
+        engine.release(chunk.sequence for chunk in chunks)

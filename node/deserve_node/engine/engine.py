@@ -12,10 +12,12 @@ from typing import TypeVar
 
 import torch
 
-from deserve_kernels import paged_attention, write_kv
 from deserve_network.ring_messages import Admit, Chunk, FailedSequence, SampledToken
-from deserve_node.engine.batch import PackedBatch, pack, padded
+from deserve_node.engine.batch import pack
 from deserve_node.engine.cache import KvCache
+from deserve_node.engine.cuda_graphs import DecodeGraphs
+from deserve_node.engine.forward import forward
+from deserve_node.engine.nano_batches import NanoStreams, cut
 from deserve_node.engine.pages import PageTable
 from deserve_node.sampler import Sampler, SamplingError, SamplingRow, ScoringRow
 from deserve_node.shard import Shard
@@ -51,6 +53,10 @@ class Engine:
     def __init__(self, shard: Shard, cache: KvCache) -> None:
         self.shard = shard
         self.cache = cache
+        self.parts = 1
+        """Into how many parts a step is cut."""
+        self._streams = NanoStreams(shard.device)
+        self._graphs = DecodeGraphs(shard, cache) if shard.device.type == "cuda" else None
         self._sampler = Sampler(shard.vocab_size, shard.device) if shard.is_tail else None
         self._sequences: dict[int, _TailSequence] = {}
 
@@ -79,16 +85,28 @@ class Engine:
         if not chunks:
             return StepOutput(hidden=inputs if not self.shard.is_tail else None)
         placed = self.cache.place(chunks) if tables is None else tables
-        batch = pack(chunks, self.cache.shapes, placed, self.shard.device)
-        packed = inputs.new_zeros((padded(batch.tokens), *inputs.shape[1:]), device=self.shard.device)
-        packed[: batch.tokens] = inputs
-        wanted = batch.wanted if self.shard.is_tail else None
-        outputs = self.shard.forward(packed, batch.positions, _Attend(self.cache, batch), wanted)
+        outputs = self._forward(chunks, inputs, placed)
         if not self.shard.is_tail:
             # On a GPU this waits for the step, here rather than where the frame is sent: the next step is not queued
             # yet, behind which the copy would come.
-            return StepOutput(hidden=outputs[: batch.tokens].to("cpu"))
+            return StepOutput(hidden=outputs.to("cpu"))
         return self._sample(chunks, outputs)
+
+    def _forward(self, chunks: Sequence[Chunk], inputs: torch.Tensor, tables: Sequence[PageTable]) -> torch.Tensor:
+        groups = cut(chunks, self.parts)
+        split = torch.split(inputs, [sum(chunk.count for chunk in chunks[group]) for group in groups])
+        outputs = []
+        for part in self._streams.each(len(groups)):
+            group = groups[part]
+            own = [table[group] for table in tables]
+            batch = pack(chunks[group], self.cache.shapes, own, self.shard.device)
+            if self._graphs is not None and len(groups) == 1:
+                return self._graphs.run(chunks, batch, inputs)
+            outputs.append(forward(self.shard, self.cache, batch, split[part]))
+        if len(outputs) == 1:
+            return outputs[0]
+        self._streams.hand_over(outputs)
+        return torch.cat(outputs)
 
     def _sample(self, chunks: Sequence[Chunk], logits: torch.Tensor) -> StepOutput:
         assert self._sampler is not None
@@ -140,40 +158,3 @@ def _each_on_its_own(
             kept = [index for index, row in enumerate(rows) if row.sequence != error.sequence]
             logits, rows = logits[kept], [rows[index] for index in kept]
     return []
-
-
-class _Attend:
-    """Attention of one step: writes the new keys and values to their pages, then attends over the pages."""
-
-    def __init__(self, cache: KvCache, batch: PackedBatch) -> None:
-        self._cache = cache
-        self._batch = batch
-
-    def __call__(
-        self,
-        layer: int,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        *,
-        scale: float,
-        softcap: float = 0.0,
-        sinks: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        batch = self._batch
-        pool = batch.pools[self._cache.pool_of[layer]]
-        key_pages, value_pages = self._cache.pages(layer)
-        write_kv(key_pages, value_pages, keys[: batch.tokens], values[: batch.tokens], pool.slots)
-        return paged_attention(
-            queries,
-            key_pages,
-            value_pages,
-            page_table=pool.page_table,
-            query_start=batch.query_start,
-            context=batch.context,
-            scale=scale,
-            window=pool.window,
-            chunk=pool.chunk,
-            softcap=softcap,
-            sinks=sinks,
-        )

@@ -148,7 +148,8 @@ class PoolLedger:
         """
         self.ended = step
         self._free_vacated()
-        own = np.nonzero((self._microbatch == microbatch) & (self._slot >= 0))[0]
+        there = self._page[self._page >= 0]
+        own = np.sort(there[self._microbatch[there] == microbatch])
         if quota is None or len(own) <= quota:
             self._kept[own] = quota is not None
             return _NOTHING
@@ -171,7 +172,8 @@ class PoolLedger:
     def wrote(self, ticket: int) -> None:
         """Write-backs up to `ticket` are done: pages that nobody wrote meanwhile are clean."""
         self.written = ticket
-        done = (self._cleaning > 0) & (self._cleaning <= ticket)
+        there = self._page[self._page >= 0]
+        done = there[(self._cleaning[there] > 0) & (self._cleaning[there] <= ticket)]
         self._clean[done] = True
         self._cleaning[done] = 0
         self._free_vacated()
@@ -203,8 +205,10 @@ class PoolLedger:
             self._drop(count - len(self._free), kept=False)
         if len(self._free) < count and alone:
             self._drop(count - len(self._free) - self._coming(), kept=True)
-        taken = [self._free.pop() for _ in range(min(count, len(self._free)))]
-        return np.array(taken, dtype=np.int64)
+        left = max(0, len(self._free) - count)
+        taken = np.array(self._free[left:], dtype=np.int64)
+        del self._free[left:]
+        return taken
 
     def _coming(self) -> int:
         """Slots that write-backs under way will make free, or their pages clean."""
