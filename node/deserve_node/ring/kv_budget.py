@@ -5,8 +5,8 @@ per kind against the smallest such pool covers all stages. The head books a page
 into it; stages see the steps in the same order, so no stage is ever asked for a page that it does not have. A prompt's
 pages are reserved when its row is admitted: rows half way through their prompts cannot starve one another.
 
-Where the plan swaps, all pages of a microbatch are on the device while it computes, so each microbatch has its own
-bound beside the ring's: with `M_G` pages swapped of each of `N_B` microbatches, `M_KV` pages on the device and steps
+Where the plan swaps, all pages of a microbatch are on the device while it computes, so each microbatch has its share
+beside the ring's bound: with `M_G` pages swapped of each of `N_B` microbatches, `M_KV` pages on the device and steps
 prefetched `depth` ahead, (M_KV - (depth + 1) M_G) / N_B + M_G (DeServe, section 3.3; see `deserve_plan.memory`). A row
 that needs more is a microbatch of its own, bounded by the device: others make room while it computes, which costs time.
 """
@@ -40,6 +40,8 @@ class KvBudget:
         self.page_tokens = math.gcd(*(kind[2] for kind in self._kinds)) or 1
         """Decodes cross a border between pages at multiples of this only."""
         self._device = self._bounds(None)[0]
+        self._device = self._bounds(None)[0]
+        self._microbatches = 1
         self._limits, self._shares = self._bounds(None)
         self._used = [0] * len(self._kinds)
         self._booked: dict[int, list[int]] = {}
@@ -67,15 +69,18 @@ class KvBudget:
 
     def follow(self, plan: RingPlan) -> None:
         """Divide the memory as `plan` says. The caller sees to it that `holds` is true before the next step."""
+        self._microbatches = plan.microbatches
         self._limits, self._shares = self._bounds(plan)
 
     def can_ever_hold(self, tokens: int, chunk_tokens: int) -> bool:
         """Whether a row of `tokens` in all fits an empty ring, fed in chunks of at most `chunk_tokens`."""
-        need = self._reservation(tokens, chunk_tokens)
-        return _within(need, self._device) and _within(need, self._limits)
+        return _within(self._reservation(tokens, chunk_tokens), self._device)
 
-    def fits_row(self, tokens: int, chunk_tokens: int, remaining: int) -> bool:
-        """Whether a new row of `tokens`, expected to grow by `remaining`, fits now and at any time to come."""
+    def fits_row(self, tokens: int, chunk_tokens: int, remaining: int, unplaced: int) -> bool:
+        """Whether a new row of `tokens`, expected to grow by `remaining`, fits now and at any time to come, and a
+        microbatch has a place for it beside those that `unplaced` running rows of its size will take."""
+        if self._shares is not None and self._places(tokens + remaining) <= unplaced:
+            return False
         need = self._reservation(tokens + 1, chunk_tokens)
         if any(u + n > limit for u, n, limit in zip(self._used, need, self._limits, strict=True)):
             return False
@@ -143,6 +148,29 @@ class KvBudget:
             _add(total, self._booked[one], 1)
         return _within(total, self._bound(self._microbatch_rows[microbatch] + 1 + len(beside)))
 
+    def exceeds_share(self, sequence: int) -> bool:
+        """Whether a row by itself holds more than a microbatch of several rows may."""
+        return self._shares is not None and not _within(self._booked[sequence], self._shares)
+
+    def may_ride(self, microbatch: int, sequence: int, beside: Sequence[int]) -> bool:
+        """Whether a chunk of `sequence` may join a step of `microbatch` that has chunks of others `beside` it. A prompt
+        that exceeds any share by itself may where the device holds all of the step."""
+        if self.has_room(microbatch, sequence, beside):
+            return True
+        total = [a + b for a, b in zip(self._microbatch_used[microbatch], self._booked[sequence], strict=True)]
+        return not beside and self.exceeds_share(sequence) and _within(total, self._device)
+
+    def _places(self, tokens: int) -> int:
+        """How many more rows of so many tokens the shares of all microbatches hold; at least one in an empty one."""
+        assert self._shares is not None
+        need = self._pages_at(np.array([tokens]))[:, 0].tolist()
+        places = 0
+        for microbatch in range(self._microbatches):
+            used = self._microbatch_used[microbatch]
+            room = min((s - u) // max(1, n) for s, u, n in zip(self._shares, used, need, strict=True))
+            places += max(0, room, int(not any(used)))
+        return places
+
     def _bound(self, rows: int) -> list[int]:
         """Pages of a microbatch of `rows` rows."""
         return self._device if self._shares is None or rows <= 1 else self._shares
@@ -160,7 +188,7 @@ class KvBudget:
             for pool, part in zip(pools, parts, strict=True):
                 kind = self._kinds.index(_kind(pool))
                 resident = pool.pages - pools_of_swap * part
-                limits[kind] = min(limits[kind], resident + microbatches * part if part else pool.pages)
+                limits[kind] = min(limits[kind], max(pool.pages, resident + microbatches * part))
                 if part:
                     shares[kind] = min(shares[kind], resident // microbatches + part)
         return limits, shares if min(shares, default=1 << 62) < 1 << 62 else None

@@ -238,7 +238,8 @@ class Scheduler:
         while self._waiting and self.running < most:
             row = next(iter(self._waiting.values()))
             remaining = self._remaining(row)
-            if self._running and not self.budget.fits_row(row.length, self._max_tokens, remaining):
+            unplaced = self.running - self.decoding
+            if self._running and not self.budget.fits_row(row.length, self._max_tokens, remaining, unplaced):
                 break
             del self._waiting[row.arrival]
             if not self._running and not self.can_ever_run(row):
@@ -302,10 +303,17 @@ class Scheduler:
                 self._make_room(row)
             if row.microbatch == index:
                 row.booked_to = self.budget.book(row.sequence, row.computed, self._remaining(row))
-        while self.budget.overfull(index):
-            youngest = max(rows.values(), key=lambda r: r.arrival)
-            if not self._moved_to_room(youngest):
-                self._preempt_or_fail(youngest, alone=len(rows) == 1)
+        while rows and self.budget.overfull(index):
+            self._relieve(list(rows.values()))
+
+    def _relieve(self, rows: list[Row]) -> None:
+        """One row leaves a microbatch that holds too many pages: the youngest that has room elsewhere, or waits. One
+        that is alone in it has outgrown the device."""
+        rows.sort(key=lambda row: -row.arrival)
+        if len(rows) == 1:
+            self._preempt_or_fail(rows[0], alone=True)
+        elif not any(self._moved_to_room(row) for row in rows):
+            self._preempt(next((row for row in rows if not self.budget.exceeds_share(row.sequence)), rows[0]))
 
     def _make_room(self, row: Row) -> None:
         youngest = self._youngest()
@@ -334,7 +342,7 @@ class Scheduler:
                 break
             if row.chunks_under_way >= self._chunks_in_flight:
                 continue
-            if self.budget.swaps and not self.budget.has_room(index, sequence, [other for _, other in added]):
+            if self.budget.swaps and not self.budget.may_ride(index, sequence, [other for _, other in added]):
                 continue
             scored = row.score_prompt and row.computed < len(row.prompt)
             if self._whole_prompts:

@@ -290,7 +290,7 @@ def test_a_plan_that_leaves_less_memory_lets_rows_wait_and_loses_none() -> None:
     swapping, resident = RingPlan(4, 3, 512.0, (3,)), RingPlan(3, 4, 512.0, (0,))
     scheduler = scheduler_with(pools, max_rows=12, tokens=512, plan_for=lambda rows: swapping)
     stages = PretendStages(pools)
-    rows = {key: (Row(key, tuple(range(24)), most_new=8), 8) for key in range(12)}
+    rows = {key: (Row(key, tuple(range(10)), most_new=4), 4) for key in range(12)}
     for row, _ in rows.values():
         scheduler.add(row)
     plans = steps_of(scheduler)
