@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -21,11 +22,14 @@ class Clock:
     def __init__(self, late_s=0.0):
         self.now_s = 100.0
         self.late_s = late_s
+        self.runs = threading.Event()
+        self.runs.set()
 
     def __call__(self):
         return self.now_s
 
     def wait(self, deadline_s):
+        assert self.runs.wait(10)
         self.now_s = max(self.now_s, deadline_s + self.late_s)
 
 
@@ -52,8 +56,11 @@ async def test_a_step_is_told_to_have_taken_what_the_profile_says():
     compute = Compute(engine, clock=clock, pace=Pace(clock, clock.wait))
     try:
         steps = [StepWork(n, (), (Chunk(n, 0, 4, 0),), torch.zeros(4, 8)) for n in range(3)]
+        clock.runs.clear()  # no step may end before the last has been submitted
+        submitted = [compute.submit(step) for step in steps]
+        clock.runs.set()
         async with asyncio.timeout(10):
-            done = await asyncio.gather(*(compute.submit(step) for step in steps))
+            done = await asyncio.gather(*submitted)
     finally:
         compute.close()
     assert [one.timing.compute_s for one in done] == pytest.approx([0.024] * 3)
