@@ -8,6 +8,7 @@ that row alone.
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
@@ -53,12 +54,12 @@ class Codec(Protocol):
         """
 
 
-class _Codec:
+class _Codec(ABC):
     name = ""
     lossless = False
 
-    def bytes_per_token(self, hidden: int, dtype: torch.dtype) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def bytes_per_token(self, hidden: int, dtype: torch.dtype) -> int: ...
 
     def _checked(self, hidden: Tensor) -> Tensor:
         if hidden.ndim != 2 or hidden.dtype not in FLOATS or hidden.shape[1] > MAX_HIDDEN:

@@ -39,10 +39,9 @@ class KvBudget:
         self._kinds: list[_Kind] = sorted({_kind(pool) for pools in stages for pool in pools})
         self.page_tokens = math.gcd(*(kind[2] for kind in self._kinds)) or 1
         """Decodes cross a border between pages at multiples of this only."""
-        self._device = self._bounds(None)[0]
-        self._device = self._bounds(None)[0]
         self._microbatches = 1
-        self._limits, self._shares = self._bounds(None)
+        self._device, self._shares = self._bounds(None)
+        self._limits = self._device
         self._used = [0] * len(self._kinds)
         self._booked: dict[int, list[int]] = {}
         self._microbatch: dict[int, int] = {}
