@@ -61,7 +61,7 @@ class _Recall:
 class _Demand:
     rows: int
     since: float
-    codec: str
+    codecs: Sequence[str]
 
 
 @dataclass
@@ -124,15 +124,15 @@ class Leases:
         self._holders[holder] = _Holder()
         self.wake()
 
-    def request(self, holder: str, rows: int, codec: str = "raw") -> None:
+    def request(self, holder: str, rows: int, codecs: Sequence[str] = ()) -> None:
         """Room for `rows` more; replaces an earlier request that is still open.
 
-        `codec` is what the ring proposes for a batch whose first rows these are.
+        `codecs` are what the ring proposes for a batch whose first rows these are, the best first.
         """
         state = self._holders.get(holder)
         if state is not None and not state.leaving and rows > 0:
             since = self._clock() if state.demand is None else state.demand.since
-            state.demand = _Demand(min(rows, LARGEST_LEASE), since, codec)
+            state.demand = _Demand(min(rows, LARGEST_LEASE), since, codecs)
             self.wake()
 
     def progress(self, holder: str) -> None:
@@ -310,7 +310,7 @@ class Leases:
         if allowance == 0 and not reserved and self._clock() - demand.since >= self._patience_s:
             allowance = demand.rows
         shares = batch_shares(backlog, allowance)
-        record = await self._store.lease_rows(holder, shares, _LARGEST_LEASE_BYTES, demand.codec)
+        record = await self._store.lease_rows(holder, shares, _LARGEST_LEASE_BYTES, demand.codecs)
         if record is None:
             return
         if self._holders.get(holder) is not state or state.leaving:

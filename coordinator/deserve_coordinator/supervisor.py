@@ -220,7 +220,7 @@ class Supervisor:
                 if message.rows < 1:
                     raise ProtocolViolation("rows", "must be positive")
                 holder = self._speaks_for(session, message.ring, message.epoch)
-                self._leases.request(holder, message.rows, message.codec)
+                self._leases.request(holder, message.rows, message.codecs)
             case RowsDone():
                 holder = self._speaks_for(session, message.ring, message.epoch)
                 await self._leases.finish(holder, message.results)

@@ -34,6 +34,10 @@ class PlanFigures:
     measured_tokens_per_s: float
     steady_s: float
     """How long the window was."""
+    all_steps_s: float
+    """What all steps took, filling and draining included."""
+    all_steps_predicted_s: float
+    """What the plans of their time give for those very steps."""
     predicted_utilisation: tuple[float, ...]
     measured_utilisation: tuple[float, ...]
     predicted_finish_s: float
@@ -54,7 +58,7 @@ class PlanFigures:
 
     @property
     def ratio(self) -> float | None:
-        """Measured over predicted."""
+        """Measured over predicted, in the steady state."""
         if not (self.steady_s and self.predicted_tokens_per_s):
             return None
         return self.measured_tokens_per_s / self.predicted_tokens_per_s
@@ -63,7 +67,12 @@ class PlanFigures:
         """The same for a reader."""
         swap = f", {max(self.swap_pages)} pages swapped" if any(self.swap_pages) else ""
         times = "once" if self.plans == 1 else f"{self.plans} times"
-        measured = "no steady state long enough to measure"
+        measured = "nothing, for want of steps"
+        if self.all_steps_s:
+            measured = (
+                f"no steady state; all steps took {self.all_steps_s:.1f} s, "
+                f"{self.all_steps_predicted_s:.1f} s were predicted for them"
+            )
         if self.ratio is not None:
             measured = (
                 f"{self.measured_tokens_per_s:.1f} tokens/s over {self.steady_s:.1f} s of steady state, "

@@ -21,6 +21,7 @@ PROTOCOL_VERSION = 1
 MAX_STAGES = 256
 MAX_LEASE_ROWS = 4096
 MAX_BODY = 4 << 20
+MAX_CODECS = 16
 
 Addresses = Annotated[tuple[str, ...], Max(16)]
 
@@ -216,8 +217,9 @@ class LeaseRequest:
     ring: Annotated[str, Max(64)]
     epoch: int
     rows: int
-    codec: Annotated[str, Max(32)] = "raw"
-    """The wire codec that this ring's planner proposes for a job that starts now and allows it."""
+    codecs: Annotated[tuple[Annotated[str, Max(32)], ...], Max(MAX_CODECS)] = ()
+    """Wire codecs with which this ring would be faster than with raw, the fastest first: a job that starts now gets the
+    first that it allows, else raw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +337,10 @@ class PlanReport:
     measured_utilisation: Annotated[tuple[float, ...], Max(MAX_STAGES)]
     steady_s: float
     """How long that window was."""
+    all_steps_s: float
+    """What all steps so far took, filling and draining included."""
+    all_steps_predicted_s: float
+    """What the plans of their time give for those very steps."""
     plans: int
     """Plans made since the ring began, this one included."""
 

@@ -40,7 +40,7 @@ class _Results:
         self._expected = expected
         self.complete = asyncio.Event()
 
-    def want_rows(self, rows: int, codec: str) -> None:
+    def want_rows(self, rows: int, codecs: tuple[str, ...]) -> None:
         """All rows were given at once; there are no more."""
 
     def rows_done(self, results: Sequence[RowResult]) -> None:

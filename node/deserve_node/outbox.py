@@ -45,7 +45,7 @@ class Outbox:
         self._unsent: list[int] = []
         self._returns: deque[RowsReturned] = deque()
         self._wanted = 0
-        self._codec = "raw"
+        self._codecs: tuple[str, ...] = ()
         self._changed = asyncio.Event()
 
     @property
@@ -58,8 +58,8 @@ class Outbox:
         """Recalled rows that may not have left yet. Sent twice they do no harm: their fence is outdated by then."""
         return tuple(self._returns)
 
-    def want_rows(self, rows: int, codec: str) -> None:
-        self._wanted, self._codec = rows, codec
+    def want_rows(self, rows: int, codecs: tuple[str, ...]) -> None:
+        self._wanted, self._codecs = rows, codecs
         self._changed.set()
 
     def rows_done(self, results: Sequence[RowResult]) -> None:
@@ -92,7 +92,7 @@ class Outbox:
                 self._returns.popleft()
             if self._wanted:
                 wanted, self._wanted = self._wanted, 0
-                await send(LeaseRequest(self.ring, self.epoch, wanted, self._codec))
+                await send(LeaseRequest(self.ring, self.epoch, wanted, self._codecs))
             self._changed.clear()
             if not self._unsent and not self._returns and not self._wanted:
                 await self._changed.wait()

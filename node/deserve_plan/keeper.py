@@ -3,22 +3,21 @@
 The head tells it of every step that came back and every row that started or ended, and asks whether a new plan is due.
 Steps are gathered into windows of two round trips at least. Of each window the keeper knows how long a ring with the
 planned figures would have taken for just those steps; two windows in a row that are off by more than a tenth, or rows
-that became longer or shorter than planned for, make a new plan due. Filling and draining change the mix of steps, which
-is compared like with like, and so are no drift.
+that are no longer what was planned for, make a new plan due. Filling and draining change the mix of steps, which is
+compared like with like, and so are no drift. A plan that holds is left for another only where that gains something.
 
     question = keeper.due()                  # None, or what is to be solved
-    plan = question.solve()                  # tens of milliseconds: on any thread
+    plan = question.renew(keeper.plan)       # tens of milliseconds: on any thread
     if keeper.adopt(question, plan): ...     # to take effect at the next step
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deserve_plan.figures import RingFigures, Workload
-from deserve_plan.plan import PlanOverrides, RingPlan
+from deserve_plan.plan import PlanOverrides, Prediction, RingPlan
 from deserve_plan.predict import predict, rows_in_flight
 from deserve_plan.refine import FigureRefiner
 from deserve_plan.rows import RowStatistics
@@ -37,8 +36,10 @@ STEADY_MIX = 0.25
 """A window is in the planned steady state with so many of the planned rows, and prompts in their proportion so far."""
 MOST_PATIENCE = 32
 """Where new plans do not cure the drift, windows grow, up to so many times as long."""
-CHANGED = 0.02
-"""A prediction that moves by less, with the same plan, is the same plan."""
+GAIN = 0.02
+"""Part of its tokens/s that another plan must gain."""
+BUDGET_MOVED = 0.1
+"""Part by which the step budget is off before it is set anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,24 @@ class PlanQuestion:
             rows, _ = rows_in_flight(figures, workload, dataclasses.replace(plan, step_budget_s=0.0), self.max_rows)
             budget_s = step_budget_s(figures, workload, rows / plan.microbatches)
             plan = dataclasses.replace(plan, step_budget_s=budget_s)
-        return dataclasses.replace(plan, predicted=predict(figures, workload, plan, max_rows=self.max_rows))
+        return dataclasses.replace(plan, predicted=self.predict(plan))
+
+    def predict(self, plan: RingPlan) -> Prediction:
+        """What the ring does under `plan`."""
+        return predict(self.figures, self.workload, plan, max_rows=self.max_rows)
+
+    def renew(self, held: RingPlan) -> RingPlan:
+        """`held`, with what is to be expected of it now, or the best plan where that gains enough to be worth it."""
+        best = self.solve()
+        codec = held.codec if held.codec in self.codecs else best.codec
+        budget_s = step_budget_s(self.figures, self.workload, held.rows_per_microbatch)
+        if abs(budget_s - held.step_budget_s) <= BUDGET_MOVED * held.step_budget_s:
+            budget_s = held.step_budget_s
+        kept = dataclasses.replace(held, codec=codec, step_budget_s=budget_s)
+        kept = dataclasses.replace(kept, predicted=self.predict(kept))
+        assert best.predicted is not None
+        assert kept.predicted is not None
+        return best if best.predicted.tokens_per_s > kept.predicted.tokens_per_s * (1 + GAIN) else kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +103,8 @@ class Report:
     measured_tokens_per_s: float
     measured_utilisation: tuple[float, ...]
     steady_s: float
+    all_steps_s: float
+    all_steps_predicted_s: float
     plans: int
 
 
@@ -106,8 +126,8 @@ class _Steady:
 class PlanKeeper:
     """Plans at once for `workload`, which is assumed until rows tell more. Raises what `PlanQuestion.solve` does.
 
-    `max_rows`: rows in flight at most; `codecs`: those that may be used, the one that changes least first;
-    `step_tokens`: tokens of a step at most; `overrides`: what is set by hand, after which nothing is planned anew.
+    `max_rows`: rows in flight at most; `step_tokens`: tokens of a step at most; `overrides`: what is set by hand, after
+    which nothing is planned anew.
     """
 
     def __init__(
@@ -116,21 +136,19 @@ class PlanKeeper:
         workload: Workload,
         *,
         max_rows: int,
-        codecs: Sequence[str] = ("raw",),
         step_tokens: int = STEP_TOKENS,
         overrides: PlanOverrides | None = None,
     ) -> None:
         self._rows = RowStatistics(workload)
         self._refiner = FigureRefiner(figures)
-        self._asked = PlanQuestion(
-            figures, workload, max_rows, tuple(codecs), step_tokens, overrides or PlanOverrides()
-        )
+        self._asked = PlanQuestion(figures, workload, max_rows, ("raw",), step_tokens, overrides or PlanOverrides())
         self.plan = self._asked.solve()
         self.plans = 1
         self._window: Window | None = None
         self._strikes = 0
         self._patience = 1
         self._steady = _Steady()
+        self._all_steps_s = self._all_steps_predicted_s = 0.0
 
     @property
     def figures(self) -> RingFigures:
@@ -146,9 +164,9 @@ class PlanKeeper:
         """What the plan that holds is the answer to."""
         return self._asked
 
-    def row_started(self, prompt_tokens: int, allowed_tokens: int) -> None:
-        """The head took a row on: tokens of its prompt, and how many it may generate at most."""
-        self._rows.start(prompt_tokens, allowed_tokens)
+    def row_started(self, prompt_tokens: int, allowed_tokens: int, codec: str = "raw") -> None:
+        """The head took a row on: tokens of its prompt, how many it may generate at most, and its job's codec."""
+        self._rows.start(prompt_tokens, allowed_tokens, codec)
 
     def row_ended(self, allowed_tokens: int, new_tokens: int) -> None:
         """A row that might have generated `allowed_tokens` ended after `new_tokens`."""
@@ -167,6 +185,8 @@ class PlanKeeper:
     def _close(self, window: Window) -> None:
         expected = expected_s(self._asked.figures, self._asked.workload, self.plan, window)
         self._refiner.learn(window)
+        self._all_steps_s += window.seconds
+        self._all_steps_predicted_s += expected
         off = expected > 0 and abs(window.seconds / expected - 1) > DRIFT
         self._strikes = self._strikes + 1 if off else 0
         if not off:
@@ -177,8 +197,8 @@ class PlanKeeper:
             self._steady.add(window)
 
     def _is_steady(self, window: Window) -> bool:
-        planned_rows = self.plan.microbatches * self.plan.rows_per_microbatch
-        workload = self._asked.workload
+        predicted, workload = self._predicted(), self.workload
+        planned_rows = predicted.tokens_per_s * predicted.period_s
         mix = workload.prompt_tokens / workload.new_tokens
         return (
             window.least_running >= STEADY_ROWS * planned_rows
@@ -187,13 +207,16 @@ class PlanKeeper:
 
     def due(self) -> PlanQuestion | None:
         """What is to be solved now, if the plan no longer fits."""
-        if self._asked.overrides or (self._strikes < WINDOWS and not self._rows.moved(self._asked.workload)):
+        asked, codec = self._asked, self._rows.codec
+        moved = self._rows.moved(asked.workload) or codec not in asked.codecs
+        if asked.overrides or not (moved or self._strikes >= WINDOWS):
             return None
-        return dataclasses.replace(self._asked, figures=self.figures, workload=self.workload)
+        return dataclasses.replace(asked, figures=self.figures, workload=self.workload, codecs=(codec,))
 
     def adopt(self, question: PlanQuestion, plan: RingPlan) -> bool:
         """From the next step on `plan` holds, the answer to `question`; False where it is what holds already."""
-        same = _shape(plan) == _shape(self.plan) and _near(plan, self.plan)
+        same = dataclasses.replace(plan, predicted=self.plan.predicted) == self.plan
+        same_shape = _shape(plan) == _shape(self.plan)
         if self._strikes >= WINDOWS:
             self._patience = min(MOST_PATIENCE, 2 * self._patience)
         self._asked = question
@@ -203,14 +226,17 @@ class PlanKeeper:
             return False
         self.plans += 1
         self._window = None
-        self._steady = _Steady()
+        if not same_shape:
+            self._steady = _Steady()
         return True
 
+    def _predicted(self) -> Prediction:
+        """Of the plan that holds, for the ring and the rows as they are by now."""
+        return dataclasses.replace(self._asked, figures=self.figures, workload=self.workload).predict(self.plan)
+
     def report(self) -> Report:
-        """The plan, what it predicts, and what was measured since it holds, while the ring was as planned."""
-        plan, predicted = self.plan, self.plan.predicted
-        assert predicted is not None
-        steady = self._steady
+        """The plan, what is expected of it for rows as they are by now, and what was measured since it holds."""
+        plan, predicted, steady = self.plan, self._predicted(), self._steady
         return Report(
             plan.microbatches,
             plan.rows_per_microbatch,
@@ -226,13 +252,11 @@ class PlanKeeper:
             steady.drawn / steady.seconds if steady.seconds else 0.0,
             tuple(computed / steady.seconds for computed in steady.computed_s) if steady.seconds else (),
             steady.seconds,
+            self._all_steps_s,
+            self._all_steps_predicted_s,
             self.plans,
         )
 
 
 def _shape(plan: RingPlan) -> RingPlan:
     return dataclasses.replace(plan, step_budget_s=0.0, predicted=None)
-
-
-def _near(one: RingPlan, other: RingPlan) -> bool:
-    return abs(one.step_budget_s - other.step_budget_s) <= CHANGED * max(one.step_budget_s, other.step_budget_s)

@@ -1,10 +1,12 @@
-"""How long a ring's rows are, learnt as they start and end. Pure.
+"""What a ring's rows are like, learnt as they start and end: how long, and in which codec they cross links. Pure.
 
 A row that starts tells its prompt and how many tokens it may generate; only one that ends tells how many it did. Of
 rows that started together the short ones end first, so ends are believed once more rows have ended than are under way.
 """
 
 from __future__ import annotations
+
+from collections import defaultdict
 
 from deserve_plan.figures import Workload
 
@@ -28,13 +30,18 @@ class RowStatistics:
         self._allowed = assumed.new_tokens
         self._used = 1.0
         """Part of the allowed tokens that rows generate."""
+        self._codecs: dict[str, float] = defaultdict(float)
+        """Weight of each among the rows."""
 
-    def start(self, prompt_tokens: int, allowed_tokens: int) -> None:
+    def start(self, prompt_tokens: int, allowed_tokens: int, codec: str) -> None:
         """A row was taken on whose prompt has `prompt_tokens` and which may generate `allowed_tokens`."""
         self._started += 1
         weight = max(1 / self._started, 1 / MEMORY_ROWS)
         self._prompt += weight * (prompt_tokens - self._prompt)
         self._allowed += weight * (max(1, allowed_tokens) - self._allowed)
+        for known in self._codecs:
+            self._codecs[known] *= 1 - weight
+        self._codecs[codec] += weight
 
     def end(self, allowed_tokens: int, new_tokens: int) -> None:
         """A row that might have generated `allowed_tokens` ended after `new_tokens`."""
@@ -48,6 +55,11 @@ class RowStatistics:
             return self._assumed
         used = self._used if self._ended >= max(LEAST_ROWS, self._started / 2) else 1.0
         return Workload(self._prompt, max(1.0, self._allowed * used))
+
+    @property
+    def codec(self) -> str:
+        """Of most rows; "raw" before there are any."""
+        return max(self._codecs, key=self._codecs.__getitem__, default="raw")
 
     def moved(self, planned: Workload) -> bool:
         """Whether a plan for `planned` is outdated."""

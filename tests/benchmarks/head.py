@@ -121,7 +121,7 @@ class Desk:
         self.done = 0
         self.wanted: asyncio.Queue[int] = asyncio.Queue()
 
-    def want_rows(self, rows: int, codec: str) -> None:
+    def want_rows(self, rows: int, codecs: tuple[str, ...]) -> None:
         self.wanted.put_nowait(rows)
 
     def rows_done(self, results: Sequence[RowResult]) -> None:

@@ -84,7 +84,7 @@ class Ring:
     leases: Leases
     holder: str = "ring-a/1"
     rows: int = 4
-    codec: str = "raw"
+    proposed: tuple[str, ...] = ()
     inbox: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
     served: list[int] = field(default_factory=list)
     codecs: set[str] = field(default_factory=set)
@@ -92,7 +92,7 @@ class Ring:
     async def serve(self) -> None:
         self.leases.open(self.holder)
         while True:
-            self.leases.request(self.holder, self.rows, self.codec)
+            self.leases.request(self.holder, self.rows, self.proposed)
             message = await self.inbox.get()
             if isinstance(message, Lease):
                 await self.leases.finish(self.holder, [answer(message, row) for row in message.rows])
@@ -123,8 +123,8 @@ class Service:
         await stop_service(self)
         return await start_service(self.folder, self.clock)
 
-    def add_ring(self, name: str = "ring-a/1", rows: int = 4, codec: str = "raw") -> Ring:
-        ring = Ring(self.leases, name, rows, codec)
+    def add_ring(self, name: str = "ring-a/1", rows: int = 4, proposed: tuple[str, ...] = ()) -> Ring:
+        ring = Ring(self.leases, name, rows, proposed)
         self.rings[name] = ring
         self.tasks.append(asyncio.create_task(ring.serve()))
         return ring

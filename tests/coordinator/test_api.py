@@ -66,16 +66,16 @@ async def test_a_batch_is_computed_with_one_codec_that_it_allows_whichever_ring_
     batch = await service.submit(data, deserve={"codecs": ["int8"]})
     assert batch["deserve"] == {"codecs": ["raw", "int8"], "codec": None}
     await service.until(batch["id"], "in_progress")
-    await service.store.lease_rows("gone/1", {batch["id"]: 2}, 1 << 20, "int8")
+    await service.store.lease_rows("gone/1", {batch["id"]: 2}, 1 << 20, ("int8",))
     await service.store.release_ring("gone/1", failed=False)
-    ring = service.add_ring(codec="raw")
+    ring = service.add_ring()
     done = await service.until(batch["id"], "completed")
     assert done["deserve"] == {"codecs": ["raw", "int8"], "codec": "int8"}
     assert ring.codecs == {"int8"}
 
 
 async def test_a_batch_that_allows_no_lossy_codec_stays_exact_whatever_the_ring_proposes(service: Any) -> None:
-    ring = service.add_ring(codec="int8")
+    ring = service.add_ring(proposed=("int8",))
     batch = await service.submit(b"".join(service.line(f"r{i}") for i in range(9)))
     done = await service.until(batch["id"], "completed")
     assert done["deserve"] == {"codecs": ["raw"], "codec": "raw"}

@@ -135,15 +135,16 @@ def test_a_returned_log_comes_back_with_the_next_lease(memory: sqlite3.Connectio
 @pytest.mark.parametrize(
     ("allowed", "proposals", "fixed"),
     [
-        (("raw", "int8"), ["int8", "raw", "bf16"], "int8"),
-        (("raw", "int8"), ["raw", "int8"], "raw"),
-        (("raw", "int8"), ["bf16", "int8"], "raw"),
-        (("raw",), ["int8", "int8"], "raw"),
-        (("raw", "bf16", "int8"), ["unheard of", "bf16"], "raw"),
+        (("raw", "int8"), [("int8",), (), ("bf16",)], "int8"),
+        (("raw", "int8"), [(), ("int8",)], "raw"),
+        (("raw", "int8"), [("bf16",), ("int8",)], "raw"),
+        (("raw", "int8"), [("bf16", "int8"), ()], "int8"),
+        (("raw",), [("int8",), ("int8",)], "raw"),
+        (("raw", "bf16", "int8"), [("unheard of",), ("bf16",)], "raw"),
     ],
 )
 def test_the_first_lease_fixes_a_batchs_codec_for_all_its_rows(
-    memory: sqlite3.Connection, allowed: tuple[str, ...], proposals: list[str], fixed: str
+    memory: sqlite3.Connection, allowed: tuple[str, ...], proposals: list[tuple[str, ...]], fixed: str
 ) -> None:
     begin(memory, "b", 6, allowed)
     begin(memory, "untouched", 1, allowed)
@@ -266,7 +267,7 @@ def test_a_database_of_the_first_schema_gets_its_backlog_counted_and_stays_exact
         c.executescript(FIRST_SCHEMA)
         migrate(c)
         row_queries.release_ring(c, "x", failed=False)
-        lease = row_queries.lease_rows(c, "y", {"b": 1}, 1 << 20, "int8")
+        lease = row_queries.lease_rows(c, "y", {"b": 1}, 1 << 20, ("int8",))
         assert lease is not None
         assert lease.rows[0].codec == "raw"
         assert [(b.pending, b.leased) for b in row_queries.backlog(c)] == [(4, 1)]

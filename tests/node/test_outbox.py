@@ -103,12 +103,12 @@ async def test_a_result_stored_while_another_is_sent_is_passed_over(outbox):
 
 
 async def test_rows_are_asked_for_once_and_again_when_more_are_wanted(outbox):
-    outbox.want_rows(5, "raw")
+    outbox.want_rows(5, ())
     wire = Wire()
     task = asyncio.create_task(outbox.deliver(wire.send))
     for _ in range(20):
         await asyncio.sleep(0)
-    outbox.want_rows(7, "raw")
+    outbox.want_rows(7, ())
     for _ in range(20):
         await asyncio.sleep(0)
     task.cancel()
@@ -117,13 +117,13 @@ async def test_rows_are_asked_for_once_and_again_when_more_are_wanted(outbox):
 
 
 async def test_a_wish_that_comes_while_one_is_sent_is_not_lost(outbox):
-    outbox.want_rows(5, "raw")
+    outbox.want_rows(5, ())
     sent = []
 
     async def send(message):
         sent.append(message.rows)
         if len(sent) == 1:
-            outbox.want_rows(9, "raw")
+            outbox.want_rows(9, ())
 
     task = asyncio.create_task(outbox.deliver(send))
     for _ in range(20):

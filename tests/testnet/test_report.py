@@ -31,6 +31,8 @@ def plan(**changes):
         "measured_tokens_per_s": 190.0,
         "measured_utilisation": (0.48, 0.95),
         "steady_s": 12.0,
+        "all_steps_s": 20.0,
+        "all_steps_predicted_s": 19.0,
         "plans": 2,
     }
     return PlanReport(**{**usual, **changes})
@@ -95,7 +97,7 @@ def test_a_run_without_a_steady_state_claims_none():
     load.add(view(100, plan(steady_s=0.0, measured_tokens_per_s=0.0, measured_utilisation=())))
     assert load.plans[0].ratio is None
     text = report_of(load).as_text()
-    assert "measured  no steady state long enough to measure" in text
+    assert "measured  no steady state; all steps took 20.0 s, 19.0 s were predicted for them" in text
     assert "(steady" not in text
 
 

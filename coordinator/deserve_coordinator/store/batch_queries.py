@@ -175,12 +175,13 @@ def transition(
     return bool(moved)
 
 
-def fix_codec(c: sqlite3.Connection, batch_id: str, proposed: str) -> str:
-    """The codec of all rows of the batch: `proposed` where none is fixed yet and the batch allows it, else "raw"."""
+def fix_codec(c: sqlite3.Connection, batch_id: str, proposed: Sequence[str]) -> str:
+    """The codec of all rows of the batch; where none is fixed yet, the first of `proposed` that it allows, or "raw"."""
     row = c.execute("SELECT codecs, codec FROM batches WHERE id = ?", (batch_id,)).fetchone()
     fixed: str | None = row["codec"]
     if fixed is None:
-        fixed = proposed if proposed in json.loads(row["codecs"]) else "raw"
+        allowed = json.loads(row["codecs"])
+        fixed = next((codec for codec in proposed if codec in allowed), "raw")
         c.execute("UPDATE batches SET codec = ? WHERE id = ?", (fixed, batch_id))
     return fixed
 

@@ -100,12 +100,12 @@ def held_by(c: sqlite3.Connection, ring: str) -> int:
 
 
 def lease_rows(
-    c: sqlite3.Connection, ring: str, shares: Mapping[str, int], max_bytes: int, codec: str = "raw"
+    c: sqlite3.Connection, ring: str, shares: Mapping[str, int], max_bytes: int, codecs: Sequence[str] = ()
 ) -> LeaseRecord | None:
     """Lease up to `shares[batch]` pending rows of each batch, in order, while their bodies and logs fit `max_bytes`.
 
-    `codec` is what the ring proposes for a batch that has none yet. Returns None where nothing is pending any more. The
-    fence is larger than that of every earlier lease.
+    `codecs` are what the ring proposes for a batch that has none yet, the best first. Returns None where nothing is
+    pending any more. The fence is larger than that of every earlier lease.
     """
     taken: list[LeasedRecord] = []
     for batch_id, share in shares.items():
@@ -121,7 +121,7 @@ def lease_rows(
             taken.append(LeasedRecord(row["key"], batch_id, row["ordinal"], row["endpoint"], row["body"], row["log"]))
     if not taken:
         return None
-    fixed = {batch_id: fix_codec(c, batch_id, codec) for batch_id in dict.fromkeys(row.batch_id for row in taken)}
+    fixed = {batch_id: fix_codec(c, batch_id, codecs) for batch_id in dict.fromkeys(row.batch_id for row in taken)}
     taken = [dataclasses.replace(row, codec=fixed[row.batch_id]) for row in taken]
     c.execute("UPDATE counters SET value = value + 1 WHERE name = 'fence'")
     (fence,) = c.execute("SELECT value FROM counters WHERE name = 'fence'").fetchone()

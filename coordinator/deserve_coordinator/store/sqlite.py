@@ -123,9 +123,9 @@ class SqliteStore:
         return await self._database.read(lambda c: row_queries.held_by(c, ring))
 
     async def lease_rows(
-        self, ring: str, shares: Mapping[str, int], max_bytes: int, codec: str = "raw"
+        self, ring: str, shares: Mapping[str, int], max_bytes: int, codecs: Sequence[str] = ()
     ) -> LeaseRecord | None:
-        return await self._database.write(lambda c: row_queries.lease_rows(c, ring, shares, max_bytes, codec))
+        return await self._database.write(lambda c: row_queries.lease_rows(c, ring, shares, max_bytes, codecs))
 
     async def finish_rows(self, ring: str, results: Sequence[FinishedRow]) -> FinishCounts:
         return await self._database.write(lambda c: row_queries.finish_rows(c, ring, results))

@@ -48,7 +48,7 @@ class RingProtocolError(NodeError):
 class Desk(Protocol):
     """Where rows come from and results go: the coordinator, or a test."""
 
-    def want_rows(self, rows: int, codec: str) -> None:
+    def want_rows(self, rows: int, codecs: tuple[str, ...]) -> None:
         """The ring has room for `rows` more, and would pack those of a new job with `codec`. Called again only after
         `Head.add` was."""
 
@@ -150,7 +150,7 @@ class Head:
             self._scheduler.add(opened.row)
             self.prompt_tokens += len(opened.row.prompt)
             if self._planner is not None:
-                self._planner.row_started(len(opened.row.prompt), opened.row.most_new)
+                self._planner.row_started(len(opened.row.prompt), opened.row.most_new, opened.leased.codec)
             self._wake.set()
 
     def cancel(self, rows: Iterable[int]) -> None:
@@ -181,12 +181,12 @@ class Head:
 
     async def _plan(self, planner: Planner) -> None:
         """Follow another plan whenever one is found that fits the ring better, from the next step on."""
-        await planner.propose_codec()
+        await planner.propose_codecs()
         while True:
             if await planner.solve_next():
                 self._scheduler.apply_plan(planner.plan, planner.costs, planner.latency_s)
                 log.info("%s: %s", self._ring, _described(planner.plan))
-                await planner.propose_codec()
+                await planner.propose_codecs()
             self._wake.set()
 
     async def _drive(self) -> None:
@@ -226,8 +226,8 @@ class Head:
         # Asking for a handful at a time would cost a round trip to the coordinator per row.
         if room >= max(1, target // 8):
             self._asked = True
-            codec = self._scheduler.plan.codec if self._planner is None else self._planner.proposed_codec
-            self._desk.want_rows(min(room, MAX_LEASE_ROWS), codec)
+            codecs = (self._scheduler.plan.codec,) if self._planner is None else self._planner.proposed_codecs
+            self._desk.want_rows(min(room, MAX_LEASE_ROWS), codecs)
 
     async def _announce(self, plan: StepPlan) -> None:
         """Tell the tail of the rows that are new to it."""

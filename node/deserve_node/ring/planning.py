@@ -24,6 +24,9 @@ __all__ = ["Planner"]
 
 ASSUMED_WORKLOAD = Workload(prompt_tokens=256, new_tokens=128)
 """Until rows have told how long they are."""
+LEAST_HELD = 4
+"""Rows of the assumed length that every stage can hold: a ring that expects to run one at a time would ask for one at a
+time, and be long in learning better."""
 
 
 class Planner:
@@ -40,7 +43,8 @@ class Planner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Solves the first plan. Raises `ValueError` where a stage has no memory for KV."""
-        self._keeper = PlanKeeper(figures, workload, max_rows=max_rows, step_tokens=step_tokens, overrides=overrides)
+        assumed = _that_fits(workload, figures)
+        self._keeper = PlanKeeper(figures, assumed, max_rows=max_rows, step_tokens=step_tokens, overrides=overrides)
         self._by_hand = bool(overrides)
         self._codec = None if overrides is None else overrides.codec
         self.stages = len(figures.stages)
@@ -53,8 +57,8 @@ class Planner:
         self._finish_at: float | None = None
         self._finish_due = False
         self._work = asyncio.Event()
-        self.proposed_codec = "raw"
-        """The wire codec with which the ring would be fastest."""
+        self.proposed_codecs: tuple[str, ...] = ()
+        """Wire codecs with which the ring would be faster than with raw, the fastest first."""
 
     @property
     def plan(self) -> RingPlan:
@@ -80,8 +84,8 @@ class Planner:
             self._work.set()
         return found
 
-    def row_started(self, prompt_tokens: int, allowed_tokens: int) -> None:
-        self._keeper.row_started(prompt_tokens, allowed_tokens)
+    def row_started(self, prompt_tokens: int, allowed_tokens: int, codec: str) -> None:
+        self._keeper.row_started(prompt_tokens, allowed_tokens, codec)
 
     def row_ended(self, allowed_tokens: int, new_tokens: int) -> None:
         self._keeper.row_ended(allowed_tokens, new_tokens)
@@ -98,17 +102,26 @@ class Planner:
         if self._keeper.due() is not None:
             self._work.set()
 
-    async def propose_codec(self) -> None:
-        """Find out which codec the ring would be fastest with."""
-        question = dataclasses.replace(self._keeper.question, codecs=CODECS)
-        self.proposed_codec = self._codec or (await asyncio.to_thread(question.solve)).codec
+    async def propose_codecs(self) -> None:
+        """Find out which codecs are worth what they change."""
+        if self._codec is not None:
+            self.proposed_codecs = (self._codec,)
+            return
+        left, found = list(CODECS), []
+        while True:
+            question = dataclasses.replace(self._keeper.question, codecs=tuple(left))
+            if (best := (await asyncio.to_thread(question.solve)).codec) == "raw":
+                break
+            found.append(best)
+            left.remove(best)
+        self.proposed_codecs = tuple(found)
 
     async def solve_next(self) -> bool:
         """Wait until a plan is wanted, and find it. Returns whether it is another one for the whole ring."""
         await self._work.wait()
         self._work.clear()
         if (due := self._keeper.due()) is not None:
-            plan = await asyncio.to_thread(due.solve)
+            plan = await asyncio.to_thread(due.renew, self.plan)
             if self._keeper.adopt(due, plan):
                 self._few_rows.clear()
                 self._wanted = 0
@@ -135,3 +148,12 @@ class Planner:
         values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
         left_s = 0.0 if self._finish_at is None else max(0.0, self._finish_at - self._clock())
         return PlanReport(**{**values, "predicted_finish_s": left_s})
+
+
+def _that_fits(workload: Workload, figures: RingFigures) -> Workload:
+    """`workload`, with shorter rows where a stage could not hold several of them."""
+    tokens = min(stage.memory.page_tokens * stage.memory.device_pages for stage in figures.stages)
+    part = min(1.0, tokens / LEAST_HELD / (workload.prompt_tokens + workload.new_tokens))
+    return dataclasses.replace(
+        workload, prompt_tokens=workload.prompt_tokens * part, new_tokens=max(1.0, workload.new_tokens * part)
+    )

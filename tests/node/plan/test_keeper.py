@@ -65,7 +65,7 @@ def keeper_of(measured: RingFigures) -> PlanKeeper:
 
 def settle(keeper: PlanKeeper) -> bool:
     question = keeper.due()
-    return question is not None and keeper.adopt(question, question.solve())
+    return question is not None and keeper.adopt(question, question.renew(keeper.plan))
 
 
 def test_a_ring_that_does_as_planned_keeps_its_plan() -> None:
@@ -133,8 +133,52 @@ def test_rows_that_are_longer_than_planned_for_make_a_plan_due() -> None:
     question = keeper.due()
     assert question is not None
     assert question.workload.prompt_tokens == pytest.approx(512)
-    keeper.adopt(question, question.solve())
+    keeper.adopt(question, question.renew(keeper.plan))
     assert keeper.due() is None
+
+
+def test_a_plan_that_another_hardly_beats_is_kept_and_expects_what_rows_have_become() -> None:
+    keeper = keeper_of(figures())
+    before, expected = keeper.plan, keeper.report().predicted_tokens_per_s
+    for _ in range(400):
+        keeper.row_started(96, 64)
+    settle(keeper)
+    assert keeper.due() is None
+    assert (keeper.plan.microbatches, keeper.plan.rows_per_microbatch) == (
+        before.microbatches,
+        before.rows_per_microbatch,
+    )
+    assert keeper.report().predicted_tokens_per_s < expected
+    assert keeper.plan.step_budget_s > before.step_budget_s
+
+
+def test_the_prediction_follows_the_rows_before_a_new_plan_is_due() -> None:
+    keeper = keeper_of(figures())
+    before = keeper.report().predicted_tokens_per_s
+    for _ in range(400):
+        keeper.row_started(72, 64)
+    assert keeper.due() is None
+    assert keeper.report().predicted_tokens_per_s < before
+
+
+def test_a_ring_plans_for_the_codec_of_its_rows() -> None:
+    slow = dataclasses.replace(figures(), links=(LinkFigures(0.05, bytes_per_s=2e5),) * STAGES)
+    keeper = keeper_of(slow)
+    raw = keeper.report().predicted_tokens_per_s
+    for _ in range(20):
+        keeper.row_started(64, 64, "int8")
+    assert settle(keeper)
+    assert keeper.plan.codec == "int8"
+    assert keeper.report().predicted_tokens_per_s > 1.5 * raw
+    assert keeper.due() is None
+
+
+def test_all_steps_are_compared_with_what_their_plan_gives_for_them() -> None:
+    keeper = keeper_of(figures())
+    Ring(keeper, figures()).run(windows(keeper, 4), prompt=300)
+    report = keeper.report()
+    assert report.steady_s == 0.0
+    assert report.all_steps_s == pytest.approx(report.all_steps_predicted_s, rel=0.03)
 
 
 def test_rows_that_stop_early_count_once_most_have_ended() -> None:

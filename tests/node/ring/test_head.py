@@ -33,8 +33,8 @@ class Desk:
     def __init__(self):
         self.wishes = asyncio.Queue()
 
-    def want_rows(self, rows, codec):
-        self.wishes.put_nowait((rows, codec))
+    def want_rows(self, rows, codecs):
+        self.wishes.put_nowait((rows, codecs))
 
     def rows_done(self, results):
         raise AssertionError(f"nothing can be done here: {results}")
@@ -113,7 +113,7 @@ def lease_of(count, **parameters):
 
 async def test_rows_that_are_still_being_opened_are_not_asked_for_again(ring):
     ring.start()
-    assert await ring.desk.wishes.get() == (WANTED, "bf16")
+    assert await ring.desk.wishes.get() == (WANTED, ("bf16",))
     await ring.head.add(lease_of(WANTED))
     ring.tail.gate.release()
     await ring.tail.sent.get()

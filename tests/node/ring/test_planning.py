@@ -61,7 +61,7 @@ async def test_a_plan_set_by_hand_holds() -> None:
     assert (ring.report().microbatches, ring.report().rows_per_microbatch) == (3, 5)
 
 
-async def test_the_codec_is_proposed_that_helps_a_slow_link() -> None:
+async def test_the_codecs_are_proposed_that_help_a_slow_link() -> None:
     slow = RingFigures(
         tuple(StageFigures(StageCost(0.001, 0.0001), StageMemory(16, 10_000), machine=name) for name in "ab"),
         (LinkFigures(0.01, bytes_per_s=1e5),) * 2,
@@ -69,11 +69,11 @@ async def test_the_codec_is_proposed_that_helps_a_slow_link() -> None:
         4,
     )
     ring = Planner(slow, max_rows=256, step_tokens=2048)
-    await ring.propose_codec()
-    assert ring.proposed_codec == "int8"
+    await ring.propose_codecs()
+    assert ring.proposed_codecs == ("int8", "bf16")
     by_hand = Planner(slow, max_rows=256, step_tokens=2048, overrides=PlanOverrides(codec="bf16"))
-    await by_hand.propose_codec()
-    assert by_hand.proposed_codec == "bf16"
+    await by_hand.propose_codecs()
+    assert by_hand.proposed_codecs == ("bf16",)
 
 
 async def test_the_end_is_told_from_the_rows_that_are_left_and_comes_nearer() -> None:
