@@ -113,6 +113,7 @@ def start(data: Path, as_json: bool, log_json: bool, verbose: bool, **flags: Any
     """Run the daemon until interrupted."""
     from deserve_network.errors import NetworkError
     from deserve_node.errors import NodeError
+    from deserve_node.heap import keep_freed_memory
     from deserve_node.settings import AMOUNTS, SettingsError, load_settings, parse_bytes
     from deserve_process.errors import ProcessError
     from deserve_process.logs import configure_logs
@@ -126,6 +127,7 @@ def start(data: Path, as_json: bool, log_json: bool, verbose: bool, **flags: Any
         settings = load_settings(data, flags)
     except SettingsError as error:
         _fail(str(error), code=2)
+    keep_freed_memory()
     from deserve_node.background import exit_process
     from deserve_node.start import run_node
 

@@ -1,12 +1,14 @@
 """What a step costs a loaded stage, measured on the stage itself: a few loads, timed again and again, and fitted.
 
-The loads differ in what a cost has coefficients for: rows, chunks of prompts, logits, and how far back rows look. They
-take turns, and of each the best time counts: neighbours on the same machine compute in bursts and only ever make a time
-longer. Nothing stays behind but numbers in free pages.
+The loads differ in what a cost has coefficients for: rows, chunks of prompts, logits, and how far back rows look. The
+first time of each warms caches up and touches fresh memory, and does not count. Then they take turns, and of each the
+best time counts: neighbours on the same machine compute in bursts and only ever make a time longer. Nothing stays
+behind but numbers in free pages.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,11 +25,13 @@ from deserve_plan.fit import fit_cost
 __all__ = ["PROBE_SEQUENCE", "measure_cost", "rows_that_fit", "time_step"]
 
 BUDGET_S = 2.0
-LEAST_TIMES = 2
-"""A load's first time warms caches up and does not count where there is a second one."""
-ROWS = (16, 64, 256, 1)
+LEAST_LOADS = 2
+"""Two are the least that tells a step's fixed part from its tokens'."""
+ROWS = (16, 64, 256)
 SHORT, LONG = 32, 1024
 """Tokens that rows look back on."""
+LONG_BYTES = 64 << 20
+"""Of KV that rows with a long context read: fresh pages take far longer to come by than to read."""
 CHUNKS = ((64, 0), (256, 0), (256, 1024))
 """Tokens of a prompt's chunk, and its start."""
 PROBE_SEQUENCE = -1
@@ -49,43 +53,52 @@ def measure_cost(
 
     Only loads that the KV pages and the model's context have room for are run.
     """
-    probes = list(_probes(engine))
-    best: dict[StepLoad, float] = {}
+    best: dict[_Probe, float] = {}
     started = clock()
-    rounds = 0
-    while rounds < LEAST_TIMES or clock() - started < budget_s:
-        for number, probe in enumerate(probes):
-            late = clock() - started >= budget_s
-            # Two loads, each timed, are the least that tells a step's fixed part from its tokens'.
-            if late and (number >= 2 or rounds >= LEAST_TIMES):
-                break
-            seconds = time_step(engine, probe.chunks, clock)
-            best[probe.load] = min(seconds, best.get(probe.load, seconds)) if rounds > 1 else seconds
-        rounds += 1
-    return fit_cost(best.items(), ROW_MULTIPLE)
+    for probe in _probes(engine):
+        if len(best) >= LEAST_LOADS and clock() - started >= budget_s:
+            break
+        time_step(engine, probe.chunks, clock)
+        best[probe] = time_step(engine, probe.chunks, clock)
+    for probe in itertools.cycle(tuple(best)):
+        if clock() - started >= budget_s:
+            break
+        best[probe] = min(best[probe], time_step(engine, probe.chunks, clock))
+    return fit_cost(((probe.load, seconds) for probe, seconds in best.items()), ROW_MULTIPLE)
 
 
 def _probes(engine: Engine) -> Iterator[_Probe]:
     """Loads from light to heavy, as far as they fit."""
-    shard = engine.shard
-    decodes = [(rows, SHORT, wanted) for rows in ROWS[:2] for wanted in ((0, 1) if shard.is_tail else (0,))]
-    decodes += [(64, LONG, 0), (256, SHORT, int(shard.is_tail)), (1, LONG, 0)]
-    seen: set[tuple[Chunk, ...]] = set()
-    for rows, context, wanted in decodes:
-        start = min(context, shard.context_length) - 1
-        fitting = min(rows, rows_that_fit(engine, start, 1))
-        yield from _new(tuple(Chunk(PROBE_SEQUENCE - row, start, 1, wanted) for row in range(fitting)), seen)
-    for count, start in CHUNKS:
-        begin = max(0, min(start, shard.context_length - count))
-        length = min(count, shard.context_length - begin)
-        if rows_that_fit(engine, begin, length):
-            yield from _new((Chunk(PROBE_SEQUENCE, begin, length, 0),), seen)
+    tail = int(engine.shard.is_tail)
+    long_rows = max(1, LONG_BYTES // (engine.cache.page_bytes * LONG // engine.cache.page_tokens or 1))
+    few, more, many = ROWS
+    probes = (
+        _decodes(engine, few, SHORT, 0),
+        _decodes(engine, more, SHORT, tail),
+        _chunk(engine, *CHUNKS[0]),
+        _decodes(engine, min(few, long_rows), LONG, 0),
+        _chunk(engine, *CHUNKS[1]),
+        _decodes(engine, many, SHORT, tail),
+        _decodes(engine, few, SHORT, tail),
+        _decodes(engine, 1, SHORT, 0),
+        _chunk(engine, *CHUNKS[2]),
+    )
+    # Small memory and short contexts make some alike.
+    yield from dict.fromkeys(_Probe(chunks) for chunks in probes if chunks)
 
 
-def _new(chunks: tuple[Chunk, ...], seen: set[tuple[Chunk, ...]]) -> Iterator[_Probe]:
-    if chunks and chunks not in seen:
-        seen.add(chunks)
-        yield _Probe(chunks)
+def _decodes(engine: Engine, rows: int, context: int, wanted: int) -> tuple[Chunk, ...]:
+    """`rows` rows, or as many as fit, that look back on `context` tokens."""
+    start = min(context, engine.shard.context_length) - 1
+    fitting = min(rows, rows_that_fit(engine, start, 1))
+    return tuple(Chunk(PROBE_SEQUENCE - row, start, 1, wanted) for row in range(fitting))
+
+
+def _chunk(engine: Engine, count: int, start: int) -> tuple[Chunk, ...]:
+    """`count` tokens of one prompt from `start` on; none where they do not fit."""
+    begin = max(0, min(start, engine.shard.context_length - count))
+    length = min(count, engine.shard.context_length - begin)
+    return (Chunk(PROBE_SEQUENCE, begin, length, 0),) if rows_that_fit(engine, begin, length) else ()
 
 
 def rows_that_fit(engine: Engine, start: int, count: int) -> int:

@@ -169,12 +169,18 @@ class _Search:
         return kept
 
     def _spare_s(self, times: RingTimes, slot: Array) -> Array:
-        """A microbatch waits at the busiest stage. Where cores are shared, a waiting stage lends them to others."""
-        if len(self._figures.stages) == 1:
+        """Microbatches wait at the busiest stage; where stages share the busiest cores, one waits for each core.
+
+        Two microbatches at one stage leave a core idle whose turn it would be, however few of them the cores need.
+        """
+        stages = self._figures.stages
+        if len(stages) == 1:
             return np.zeros_like(slot)
-        crowded = [len(members) > 1 for members in times.machines]
-        shared = times.core_s[crowded].max(axis=0, initial=0.0) > slot * (1 - 1e-9)
-        spare: Array = np.where(shared, 0.0, SPARE * slot)
+        spare = SPARE * slot
+        for members, busy in zip(times.machines, times.core_s, strict=True):
+            if len(members) > 1:
+                shared = busy > slot * (1 - 1e-9)
+                spare = np.where(shared, np.maximum(spare, stages[members[0]].cores * slot), spare)
         return spare
 
     def _single_row(self, coalesce: int, depth: int) -> _Candidate:

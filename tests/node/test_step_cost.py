@@ -30,7 +30,7 @@ class ClockedEngine:
             device=torch.device("cpu"),
             context_length=context,
         )
-        self.cache = SimpleNamespace(shapes=(PoolShape(0, 0, pages),), page_tokens=16)
+        self.cache = SimpleNamespace(shapes=(PoolShape(0, 0, pages),), page_tokens=16, page_bytes=1 << 14)
         self.now_s = 0.0
         self.slowness = slowness
         self.admitted: set[int] = set()

@@ -24,8 +24,10 @@ Engine = Callable[[list[list[int]], int], Answer]
 def one_process(source: str) -> Iterator[Engine]:
     """A ring of one stage of ours, without a network."""
     from deserve_models import resolve
+    from deserve_node.heap import keep_freed_memory
     from deserve_node.local import LocalRing
 
+    keep_freed_memory()
     ring = LocalRing(resolve(source), kv_bytes=2 << 30)
 
     def serve(prompts: list[list[int]], new_tokens: int) -> Answer:
