@@ -12,7 +12,7 @@ from deserve_plan.figures import RingFigures, StageFigures, StageMemory
 from deserve_plan.paper import ModelShape, PaperError, PaperNode, cut_layers, paper_ring
 from deserve_plan.paper_file import read_paper_file
 
-__all__ = ["PaperRing", "from_model", "from_profile"]
+__all__ = ["PaperRing", "from_model", "from_profile", "stage_figures"]
 
 _GIGA = 1e9
 
@@ -57,7 +57,7 @@ def from_profile(nodes: Path, profile: Path) -> PaperRing:
     stages = load_profile(profile)
     last = len(paper.nodes) - 1
     figures = RingFigures(
-        tuple(_stage(stages.of(i), node, is_tail=i == last) for i, node in enumerate(paper.nodes)),
+        tuple(stage_figures(stages.of(i), node, is_tail=i == last) for i, node in enumerate(paper.nodes)),
         tuple(link.figures(node.uplink_mbit) for node, link in zip(paper.nodes, paper.links, strict=True))
         if last
         else (),
@@ -67,7 +67,8 @@ def from_profile(nodes: Path, profile: Path) -> PaperRing:
     return PaperRing(tuple(node.name for node in paper.nodes), (), figures)
 
 
-def _stage(profile: StageProfile, node: PaperNode, *, is_tail: bool) -> StageFigures:
+def stage_figures(profile: StageProfile, node: PaperNode, *, is_tail: bool) -> StageFigures:
+    """A timed stage on `node`, of which only the processor and what frames cost it are looked at."""
     memory = StageMemory(
         profile.page_tokens,
         profile.device_pages,
@@ -77,5 +78,6 @@ def _stage(profile: StageProfile, node: PaperNode, *, is_tail: bool) -> StageFig
         profile.copy_out_gb_per_s * _GIGA,
     )
     # A timed stage only waits: no core is taken by it.
-    frame_s = node.cpu_frame_ms / 1e3
-    return StageFigures(profile.cost(is_tail=is_tail), memory, node.machine, node.cores, node.threads, frame_s, False)
+    return StageFigures(
+        profile.cost(is_tail=is_tail), memory, node.machine, node.cores, node.threads, node.frame, False
+    )

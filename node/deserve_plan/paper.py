@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deserve_plan.cost import StageCost
-from deserve_plan.figures import LinkFigures, RingFigures, StageFigures, StageMemory
+from deserve_plan.figures import MEASURED_FRAME, FrameCost, LinkFigures, RingFigures, StageFigures, StageMemory
 
 __all__ = ["ModelShape", "PaperError", "PaperLink", "PaperNode", "cut_layers", "paper_ring"]
 
@@ -63,12 +63,20 @@ class PaperNode:
     threads: int = 1
     occupies_cores: bool = False
     """Whether computing takes the machine's cores."""
-    cpu_frame_ms: float = 4.0
-    """Processor time that a step costs beside computing."""
+    cpu_frame_ms: float = MEASURED_FRAME.step_s * 1e3
+    """Processor time that a step costs beside computing, ..."""
+    cpu_row_us: float = MEASURED_FRAME.row_s * 1e6
+    """... each of its rows, ..."""
+    cpu_byte_ns: float = MEASURED_FRAME.byte_s * 1e9
+    """... and each byte of its hidden states."""
     layers: int = 0
     """0: as many as fit its speed and memory."""
     uplink_mbit: float = 0.0
     """Of what it sends; 0: as the link says."""
+
+    @property
+    def frame(self) -> FrameCost:
+        return FrameCost(self.cpu_frame_ms / 1e3, self.cpu_row_us / 1e6, self.cpu_byte_ns / 1e9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +144,7 @@ def paper_ring(
         )
         cost = _stage_cost(model, node, layers, is_tail=index == last)
         stages.append(
-            StageFigures(
-                cost, memory, node.machine, node.cores, node.threads, node.cpu_frame_ms / 1e3, node.occupies_cores
-            )
+            StageFigures(cost, memory, node.machine, node.cores, node.threads, node.frame, node.occupies_cores)
         )
     onward = tuple(link.figures(node.uplink_mbit) for node, link in zip(nodes, links, strict=False))
     return RingFigures(tuple(stages), onward if last else (), model.hidden, model.value_bytes)

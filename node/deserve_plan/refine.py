@@ -63,7 +63,7 @@ class FigureRefiner:
         if not self._links:
             return
         quickest = min(step.trip_s - sum(step.compute_s) for step in window.steps)
-        frames = sum(stage.cpu_frame_s for stage in self._measured.stages)
+        frames = sum(stage.frame.step_s for stage in self._measured.stages)
         found = max(0.0, quickest - frames)
         known = sum(link.latency_s for link in self._links)
         busiest = max(window.computed_s()) / window.seconds

@@ -86,7 +86,7 @@ def _best_with(
         # Deeper prefetch evens out steps of different length, and costs one more pool of device memory.
         deeper = search.best(coalesce=1, depth=2)
         best = deeper if deeper.tokens_per_s > best.tokens_per_s * (1 + TIE) else best
-    if any(stage.cpu_frame_s for stage in figures.stages) and len(figures.stages) > 1:
+    if any(stage.frame.step_s for stage in figures.stages) and len(figures.stages) > 1:
         for coalesce in (2, 4):
             merged = search.best(coalesce=coalesce, depth=best.plan.prefetch_depth)
             best = merged if merged.tokens_per_s > best.tokens_per_s * (1 + COALESCE_TIE) else best

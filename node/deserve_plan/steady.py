@@ -116,11 +116,13 @@ class RingTimes:
             np.array([mean_step_s(stage.cost, load) for stage in figures.stages]) if step_s is None else step_s
         )
         """[stages, rows]: given where the steps of the mean are known one by one."""
-        self.frame_s = sum(stage.cpu_frame_s for stage in figures.stages) if len(figures.stages) > 1 else 0.0
-        self.machines = machines(figures.stages)
-        self.core_s = np.array([_core_s(figures.stages, members, self.step_s, coalesce) for members in self.machines])
-        """[machines, rows]"""
         hidden = load.tokens * token_bytes(codec, figures.hidden, figures.value_bytes)
+        frames = [_frame_s(stage, load, hidden, coalesce) for stage in figures.stages]
+        self.frame_s = sum(frames) if len(frames) > 1 else 0.0 * hidden
+        """[rows]"""
+        self.machines = machines(figures.stages)
+        self.core_s = np.array([_core_s(figures.stages, members, self.step_s, frames) for members in self.machines])
+        """[machines, rows]"""
         frame = FRAME_BYTES / coalesce + CHUNK_BYTES * (load.decodes + 1)
         last = len(figures.links) - 1
         self.link_s = np.array(
@@ -149,12 +151,17 @@ class RingTimes:
         return trip
 
 
-def _core_s(stages: tuple[StageFigures, ...], members: list[int], step_s: Array, coalesce: int) -> Array:
+def _frame_s(stage: StageFigures, load: MeanLoad, hidden: Array, coalesce: int) -> Array:
+    frame = stage.frame
+    return frame.step_s / coalesce + frame.row_s * load.rows + frame.byte_s * hidden
+
+
+def _core_s(stages: tuple[StageFigures, ...], members: list[int], step_s: Array, frames: list[Array]) -> Array:
     busy = np.zeros(step_s.shape[1])
     for index in members:
         stage = stages[index]
         computing = step_s[index] * stage.threads if stage.occupies_cores else 0.0
-        busy = busy + computing + (stage.cpu_frame_s / coalesce if len(stages) > 1 else 0.0)
+        busy = busy + computing + (frames[index] if len(stages) > 1 else 0.0)
     cores: Array = busy / max(1, stages[members[0]].cores)
     return cores
 

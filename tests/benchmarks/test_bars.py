@@ -140,7 +140,7 @@ def test_the_bound_counts_the_slowest_stage_alone():
 
 
 def test_rows_of_drawn_lengths_have_the_mean_asked_for():
-    rows = Rows(4000, 16, 64, 100.0, aged=False)
+    rows = Rows(4000, 16, 64, 100.0)
     lengths = [line["body"]["max_tokens"] for line in rows.lines("demo", 10.0)]
     assert statistics.fmean(lengths) == pytest.approx(64, rel=0.05)
     assert (min(lengths), max(lengths)) == (1, 256)
@@ -150,8 +150,8 @@ def test_rows_of_drawn_lengths_have_the_mean_asked_for():
 
 def test_aged_rows_are_in_their_middle():
     first, later = (
-        list(Rows(8, 16, 64, 100.0).lines("demo", 10.0))[:8],
-        list(Rows(8, 16, 64, 100.0).lines("demo", 10))[8:],
+        list(Rows(8, 16, 64, 100.0, aged=8).lines("demo", 10.0))[:8],
+        list(Rows(8, 16, 64, 100.0, aged=8).lines("demo", 10))[8:],
     )
     assert len(later) >= 10.0 * 100.0 / 64
     assert all(len(line["body"]["prompt"]) + line["body"]["max_tokens"] == 80 for line in first + later)

@@ -40,7 +40,7 @@ def test_json_has_the_plan_and_its_prediction() -> None:
 
 def test_deserves_setting_is_planned_from_its_profile_and_beats_its_hand_set_plan(tmp_path: Path) -> None:
     nodes = tmp_path / "nodes.toml"
-    stages = "".join(f'[[nodes]]\nname = "n{i}"\ncpu_frame_ms = 0\n' for i in range(8))
+    stages = "".join(f'[[nodes]]\nname = "n{i}"\ncpu_frame_ms = 0\ncpu_row_us = 0\ncpu_byte_ns = 0\n' for i in range(8))
     nodes.write_text(f"[link]\nlatency_ms = 64\n{stages}")
     arguments = ("--nodes", str(nodes), "--stage-profile", str(PROFILES / "deserve-70b.toml"), "--json")
     ours = json.loads(run(*arguments).output)

@@ -7,12 +7,9 @@ from dataclasses import astuple
 
 from deserve_network.control_messages import KvPool, StageReady
 from deserve_plan.cost import StageCost
-from deserve_plan.figures import LinkFigures, RingFigures, StageFigures, StageMemory
+from deserve_plan.figures import MEASURED_FRAME, FrameCost, LinkFigures, RingFigures, StageFigures, StageMemory
 
-__all__ = ["FRAME_S", "ring_figures"]
-
-FRAME_S = 0.004
-"""Processor time that a stage spends on a step: encryption, thread changes, wake-ups (measured on loopback)."""
+__all__ = ["ring_figures"]
 
 
 def ring_figures(stages: Sequence[StageReady], *, hidden: int, value_bytes: int) -> RingFigures:
@@ -26,7 +23,7 @@ def ring_figures(stages: Sequence[StageReady], *, hidden: int, value_bytes: int)
                 machine=ready.machine,
                 cores=ready.cores,
                 threads=ready.threads,
-                cpu_frame_s=0.0 if alone else FRAME_S,
+                frame=FrameCost() if alone else MEASURED_FRAME,
                 occupies_cores=ready.occupies_cores,
             )
             for ready in stages

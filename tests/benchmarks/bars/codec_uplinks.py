@@ -89,7 +89,7 @@ def _contestants(mbit: float, settings: Settings) -> Sequence[Contestant]:
         return SteadyNetwork(
             name,
             config,
-            Rows(96 if mbit <= 1 else 192, _PROMPT, _NEW, rate, aged=False, codecs=codecs),
+            Rows(96 if mbit <= 1 else 192, _PROMPT, _NEW, rate, codecs=codecs),
             window_s=3 if settings.quick else 20,
         ).contestant()
 

@@ -13,10 +13,17 @@ from typing import Any
 from bars.ring_status import RingStatus
 from bars.rounds import Contestant, Measure
 from bars.steady import Rows, measure_steady
+from deserve_models.inspection import DTYPE_SIZES
+from deserve_node.paper_rings import stage_figures
+from deserve_node.timed.profile import load_profile
+from deserve_plan.figures import LinkFigures, RingFigures, Workload
+from deserve_plan.paper import PaperNode
+from deserve_plan.solve import solve
 from deserve_testnet.config import TestnetConfig
+from deserve_testnet.profiles import profile_file
 from deserve_testnet.testnet import Testnet
 
-__all__ = ["MOST_ROWS", "SteadyNetwork", "rows_in_flight", "write_links", "write_profile"]
+__all__ = ["MOST_ROWS", "SteadyNetwork", "rows_held", "rows_in_flight", "write_links", "write_profile"]
 
 ROWS_FACTOR = 1.3
 """Rows in flight over rate times round trip, as the bars ask for."""
@@ -27,6 +34,25 @@ MOST_ROWS = 4096
 def rows_in_flight(tokens_per_s: float, round_trip_s: float) -> int:
     """Rows that keep a ring of this rate busy, with a margin; no more than a head takes."""
     return min(MOST_ROWS, math.ceil(ROWS_FACTOR * tokens_per_s * round_trip_s))
+
+
+def rows_held(config: TestnetConfig, rows: Rows) -> int:
+    """How many of `rows` a timed ring runs at once, on average, under the plan that its head will make."""
+    assert config.stage_profile is not None
+    profile = load_profile(profile_file(config.stage_profile))
+    link = LinkFigures(config.latency_ms / 1e3, bytes_per_s=config.mbit * 125_000)
+    figures = RingFigures(
+        tuple(
+            stage_figures(profile.of(stage), PaperNode(str(stage)), is_tail=stage == config.nodes - 1)
+            for stage in range(config.nodes)
+        ),
+        (link,) * config.nodes,
+        profile.common.hidden,
+        DTYPE_SIZES[profile.common.dtype],
+    )
+    found = solve(figures, Workload(rows.prompt_tokens, rows.new_tokens), max_rows=rows.in_flight).predicted
+    assert found is not None
+    return round(found.tokens_per_s * found.period_s)
 
 
 def write_profile(path: Path, stage: Mapping[str, Any], stages: Sequence[Mapping[str, Any]] = ()) -> str:

@@ -6,6 +6,7 @@ and links that differ. Timed stages: each setting is what its profile says, so o
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 from bars.group import Settings
 from bars.journal import Journal
-from bars.networks import SteadyNetwork, rows_in_flight, write_links, write_profile
+from bars.networks import SteadyNetwork, rows_held, rows_in_flight, write_links, write_profile
 from bars.rounds import Experiment
 from bars.rows import Requirement, Row
 from bars.steady import Rows
@@ -53,7 +54,7 @@ class PlanSetting:
 
     @property
     def memory_binds(self) -> bool:
-        """Then how old rows are matters, and the first ones are made to be in their middle."""
+        """Then how old rows are matters, and the first ones that the ring holds are made to be in their middle."""
         return any("device_pages" in own for own in (self.stage, *self.stages))
 
 
@@ -125,22 +126,24 @@ def rows(journal: Journal, settings: Settings) -> list[Row]:
 
 def _network(setting: PlanSetting, settings: Settings) -> SteadyNetwork:
     stage = {**_STAGE, **setting.stage}
-    profile = write_profile(settings.scratch / f"{setting.name}.toml", stage, setting.stages)
+    file = setting.name.replace("/", " per ")
+    profile = write_profile(settings.scratch / f"{file}.toml", stage, setting.stages)
     config = TestnetConfig(
         nodes=setting.nodes,
         latency_ms=setting.latency_ms,
         mbit=setting.mbit,
         stage_profile=profile,
-        links=write_links(settings.scratch / f"{setting.name} links.toml", setting.links) if setting.links else None,
+        links=write_links(settings.scratch / f"{file} links.toml", setting.links) if setting.links else None,
     )
     # An upper bound of the rate: all rows in one microbatch, back to back.
     most = setting.rows / (stage["fixed_ms"] + stage["token_ms"] * setting.rows) * 1e3
+    rows = Rows(min(setting.rows, rows_in_flight(most, 60.0)), setting.prompt, setting.new, most)
+    if setting.memory_binds:
+        rows = dataclasses.replace(rows, aged=rows_held(config, rows))
     return SteadyNetwork(
         setting.name,
         config,
-        Rows(
-            min(setting.rows, rows_in_flight(most, 60.0)), setting.prompt, setting.new, most, aged=setting.memory_binds
-        ),
+        rows,
         window_s=3 if settings.quick else 20,
         settle_s=0 if settings.quick else 25 if setting.memory_binds else 10,
     )

@@ -72,7 +72,7 @@ def _contestants(model: str, settings: Settings) -> tuple[Contestant, ...]:
     size = _SIZES[model]
     round_trip_s = STAGES * LATENCIES_MS[-1] / 1e3 + 0.3
     in_flight = min(MOST_ROWS, math.ceil(ROWS_FACTOR * size.tokens_per_s * round_trip_s))
-    workload = Rows(64 if settings.quick else in_flight, _PROMPT, _NEW, 2 * size.tokens_per_s, aged=False)
+    workload = Rows(64 if settings.quick else in_flight, _PROMPT, _NEW, 2 * size.tokens_per_s)
 
     def network(name: str, nodes: int, latency_ms: float) -> Contestant:
         config = TestnetConfig(model=source, nodes=nodes, latency_ms=latency_ms, memory=size.memory)

@@ -7,11 +7,12 @@ Llama-3-70B in fp16 over 8 stages of 10 layers on NVIDIA L4, from the step times
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from bars.group import Settings
 from bars.journal import Journal
-from bars.networks import SteadyNetwork, rows_in_flight
+from bars.networks import SteadyNetwork, rows_held, rows_in_flight
 from bars.rounds import Contestant, Experiment
 from bars.rows import Requirement, Row
 from bars.steady import Rows
@@ -81,26 +82,26 @@ def _contestants(latency_ms: int, settings: Settings) -> tuple[Contestant, ...]:
     microbatches = 36 if latency_ms == 256 else 20
     swapped = min(75, int(((_DEVICE_PAGES - 2 * _SWAP_PAGES) / microbatches + _SWAP_PAGES) / _ROW_PAGES))
     plain = int(_DEVICE_PAGES / _STAGES / _ROW_PAGES)
+    ring = TestnetConfig(nodes=_STAGES, latency_ms=latency_ms, stage_profile=_PROFILE)
+    enough = Rows(rows_in_flight(_OUR_RATE, _STAGES * (_OUR_STEP_S + latency_ms / 1e3)), _PROMPT, _NEW, _MOST_RATE)
     plans = {
-        HAND_SET: (_plan(microbatches, swapped, _SWAP_PAGES), microbatches * swapped),
-        PLAIN: (_plan(_STAGES, plain, 0), _STAGES * plain),
-        OURS: ("", rows_in_flight(_OUR_RATE, _STAGES * (_OUR_STEP_S + latency_ms / 1e3))),
+        HAND_SET: (
+            _plan(microbatches, swapped, _SWAP_PAGES),
+            dataclasses.replace(enough, in_flight=microbatches * swapped, aged=microbatches * swapped),
+        ),
+        PLAIN: (_plan(_STAGES, plain, 0), dataclasses.replace(enough, in_flight=_STAGES * plain, aged=_STAGES * plain)),
+        OURS: ("", dataclasses.replace(enough, aged=rows_held(ring, enough))),
     }
     return tuple(
         SteadyNetwork(
             name,
-            TestnetConfig(
-                nodes=_STAGES,
-                latency_ms=latency_ms,
-                stage_profile=_PROFILE,
-                plan=plan,
-            ),
-            Rows(in_flight, _PROMPT, _NEW, _MOST_RATE),
+            dataclasses.replace(ring, plan=plan),
+            rows,
             window_s=5 if settings.quick else _WINDOW_S,
             settle_s=0 if settings.quick else 20,
             fill_deadline_s=1800,
         ).contestant()
-        for name, (plan, in_flight) in plans.items()
+        for name, (plan, rows) in plans.items()
     )
 
 

@@ -33,16 +33,17 @@ class Rows:
     """`in_flight` rows at once, each of `prompt_tokens` and `new_tokens`. `most_tokens_per_s` is what the ring cannot
     exceed: so many rows are made that it does not run out of them.
 
-    `aged`: the first rows are in their middle, with the longer prompts of rows that run since long, and all rows are
-    equally long. Else `new_tokens` is the mean of a geometric distribution, of which at most four times as many are
-    kept: how long a row still runs does not depend on its age, so the ring ends and replaces as many from the start.
+    `aged`: so many of the first rows, as many as the ring holds at once, are in their middle, with the longer prompts
+    of rows that run since long, and all rows are equally long. If 0, `new_tokens` is the mean of a geometric
+    distribution, of which at most four times as many are kept: how long a row still runs does not depend on its age,
+    so the ring ends and replaces as many from the start.
     """
 
     in_flight: int
     prompt_tokens: int
     new_tokens: int
     most_tokens_per_s: float
-    aged: bool = True
+    aged: int = 0
     codecs: tuple[str, ...] = ()
     """That the batch allows besides raw."""
 
@@ -55,9 +56,8 @@ class Rows:
         """The batch: the first rows, and what replaces them during `seconds`."""
         more = int(self.most_tokens_per_s * seconds / self.new_tokens) + self.in_flight // 4
         lengths = {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens}
-        staggered = self.in_flight if self.aged else 0
         draw = random.Random(0)
-        for row in synthetic_rows(model, rows=self.in_flight + more, staggered=staggered, **lengths):
+        for row in synthetic_rows(model, rows=self.in_flight + more, staggered=self.aged, **lengths):
             if not self.aged:
                 row["body"]["max_tokens"] = self._drawn_length(draw)
             yield row

@@ -68,7 +68,7 @@ def experiments(settings: Settings) -> list[Experiment]:
         SteadyNetwork(
             name,
             TestnetConfig(nodes=_STAGES, latency_ms=_LATENCY_MS, stage_profile=profile, plan=plan),
-            MixedRows(512, 16, 64, 1500.0, aged=False),
+            MixedRows(512, 16, 64, 1500.0),
             window_s=5 if settings.quick else 40,
             during=_watch_steps,
         ).contestant()

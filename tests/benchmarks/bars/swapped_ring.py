@@ -71,7 +71,7 @@ def _different(journal: Journal) -> list[float]:
 
 
 def _contestant(name: str, config: TestnetConfig, settings: Settings) -> Contestant:
-    workload = Rows(64 if settings.quick else _ROWS, _PROMPT, _NEW, 4000.0, aged=False)
+    workload = Rows(64 if settings.quick else _ROWS, _PROMPT, _NEW, 4000.0)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Measure]:

@@ -83,7 +83,7 @@ def _network(profile: str, stages: int, latency_ms: int, wan: Wan, settings: Set
     return SteadyNetwork(
         _contestant(latency_ms),
         TestnetConfig(nodes=stages, latency_ms=latency_ms, wan=wan, stage_profile=profile),
-        Rows(rows_in_flight(_RATE, round_trip_s), _PROMPT, _NEW, _RATE, aged=False),
+        Rows(rows_in_flight(_RATE, round_trip_s), _PROMPT, _NEW, _RATE),
         window_s=3 if settings.quick else 12,
         settle_s=0 if settings.quick else 3 * round_trip_s,
     )

@@ -34,7 +34,7 @@ def experiment(
     eighth = replace(four, kv_memory=str(needed // _STAGES // 8), host_memory=str(2 * needed // _STAGES))
 
     def contestant(name: str, config: TestnetConfig) -> Contestant:
-        workload = Rows(rows, _PROMPT, _NEW, 50_000.0, aged=False)
+        workload = Rows(rows, _PROMPT, _NEW, 50_000.0)
         return SteadyNetwork(name, config, workload, window_s).contestant()
 
     networks = tuple(contestant(name, config) for name, config in ((ONE, one), (FOUR, four), (EIGHTH, eighth)))

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from deserve_network.control_messages import CostFit, KvPool, LinkMeasure, StageReady
-from deserve_node.ring.figures import FRAME_S, ring_figures
+from deserve_node.ring.figures import ring_figures
 from deserve_plan.cost import StageCost
-from deserve_plan.figures import LinkFigures
+from deserve_plan.figures import MEASURED_FRAME, FrameCost, LinkFigures
 
 
 def ready(stage: int, *pools: KvPool) -> StageReady:
@@ -30,7 +30,7 @@ def test_figures_are_what_the_stages_said() -> None:
     stage = figures.stages[1]
     assert stage.cost == StageCost(0.01, 0.001, 0.002, 1e-6, 1e-7, 16)
     assert (stage.memory.device_pages, stage.memory.host_pages, stage.memory.copy_out_bytes_per_s) == (40, 70, 4e9)
-    assert (stage.machine, stage.cores, stage.threads, stage.cpu_frame_s) == ("m", 8, 2, FRAME_S)
+    assert (stage.machine, stage.cores, stage.threads, stage.frame) == ("m", 8, 2, MEASURED_FRAME)
     assert figures.links == (LinkFigures(0.02, 0.003, 1e6, 0.1),) * 2
 
 
@@ -43,4 +43,4 @@ def test_rows_fill_the_pool_that_looks_back_furthest() -> None:
 
 def test_a_ring_of_one_has_no_links_and_no_frames() -> None:
     figures = ring_figures([ready(0, KvPool(0, 0, 50))], hidden=64, value_bytes=2)
-    assert (figures.links, figures.stages[0].cpu_frame_s) == ((), 0.0)
+    assert (figures.links, figures.stages[0].frame) == ((), FrameCost())
