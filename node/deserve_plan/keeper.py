@@ -63,7 +63,7 @@ class PlanQuestion:
         if self.overrides.step_budget_ms is None:
             # The planner's budget was for its own number of rows.
             rows, _ = rows_in_flight(figures, workload, dataclasses.replace(plan, step_budget_s=0.0), self.max_rows)
-            budget_s = step_budget_s(figures, workload, rows / plan.microbatches)
+            budget_s = step_budget_s(figures, workload, rows / plan.microbatches, plan.codec)
             plan = dataclasses.replace(plan, step_budget_s=budget_s)
         return dataclasses.replace(plan, predicted=self.predict(plan))
 
@@ -75,7 +75,7 @@ class PlanQuestion:
         """`held`, with what is to be expected of it now, or the best plan where that gains enough to be worth it."""
         best = self.solve()
         codec = held.codec if held.codec in self.codecs else best.codec
-        budget_s = step_budget_s(self.figures, self.workload, held.rows_per_microbatch)
+        budget_s = step_budget_s(self.figures, self.workload, held.rows_per_microbatch, codec)
         if abs(budget_s - held.step_budget_s) <= BUDGET_MOVED * held.step_budget_s:
             budget_s = held.step_budget_s
         kept = dataclasses.replace(held, codec=codec, step_budget_s=budget_s)
@@ -184,7 +184,7 @@ class PlanKeeper:
 
     def _close(self, window: Window) -> None:
         expected = expected_s(self._asked.figures, self._asked.workload, self.plan, window)
-        self._refiner.learn(window)
+        self._refiner.learn(window, self.plan.codec)
         self._all_steps_s += window.seconds
         self._all_steps_predicted_s += expected
         off = expected > 0 and abs(window.seconds / expected - 1) > DRIFT

@@ -9,7 +9,7 @@ from deserve_plan.figures import RingFigures, Workload
 from deserve_plan.finish import finish_s
 from deserve_plan.memory import copy_s, rows_held
 from deserve_plan.plan import Prediction, RingPlan
-from deserve_plan.steady import MeanLoad, RingTimes, mean_step_s, period_s
+from deserve_plan.steady import MeanLoad, RingTimes, mean_step_s, period_s, step_costs
 
 __all__ = ["copies_s", "predict", "rows_in_flight"]
 
@@ -53,7 +53,7 @@ def rows_in_flight(figures: RingFigures, workload: Workload, plan: RingPlan, max
     if plan.step_budget_s > 0:
         fractions = np.linspace(1.0, 0.01, 100)
         load = MeanLoad.of(workload, fractions * rows / count)
-        slowest = np.max([mean_step_s(stage.cost, load) for stage in figures.stages], axis=0)
+        slowest = np.max([mean_step_s(cost, load) for cost in step_costs(figures, plan.codec)], axis=0)
         within = fractions[slowest <= plan.step_budget_s * (1 + 1e-9)]
         if not within.size or within[0] < 1.0:
             rows, limit = rows * float(within[0] if within.size else fractions[-1]), "step budget"

@@ -1,19 +1,21 @@
 """A ring's figures, refined by what its steps took. Pure.
 
-Two things are learnt. *Costs*: every stage reports what it spent on each step. Where stages share cores and all compute
-at once, each takes longer than alone, so their times are first divided by how many times over the cores were in use.
-*Latency*: a step that waited for nothing takes as long as its stages and the way between them. So the quickest trip of
-a window, less the computing in it, bounds the latency from above; it is the latency where no stage had a queue.
+Three things are learnt. *Costs*: every stage reports what it spent on each step. Where stages share cores and all
+compute at once, each takes longer than alone, so their times are first divided by how many times over the cores were in
+use. *Bandwidth*: a link carries at least what it has carried. *Latency*: a step that waited for nothing takes as long
+as its stages and the way between them. So the quickest trip of a window, less the computing and sending in it, bounds
+the latency from above; it is the latency where no stage had a queue.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
+from deserve_plan.codecs import token_bytes
 from deserve_plan.figures import LinkFigures, RingFigures
 from deserve_plan.fit import CostFitter
 from deserve_plan.steady import machines
-from deserve_plan.window import Window
+from deserve_plan.window import ReturnedStep, Window
 
 __all__ = ["FigureRefiner"]
 
@@ -38,14 +40,15 @@ class FigureRefiner:
         )
         return dataclasses.replace(self._measured, stages=stages, links=self._links)
 
-    def learn(self, window: Window) -> None:
-        """Take over what the steps of a window took."""
+    def learn(self, window: Window, codec: str) -> None:
+        """Take over what the steps of a window took, with hidden states packed by `codec`."""
         if window.seconds <= 0:
             return
         loads = [step.load for step in window.steps]
         for stage, (fitter, times) in enumerate(zip(self._fitters, self._crowding(window), strict=True)):
             fitter.observe(loads, [step.compute_s[stage] / times for step in window.steps])
-        self._learn_latency(window)
+        self._learn_bandwidth(window, codec)
+        self._learn_latency(window, codec)
 
     def _crowding(self, window: Window) -> list[float]:
         """Of each stage: how many times over the cores of its machine were in use."""
@@ -59,16 +62,31 @@ class FigureRefiner:
                 crowding[index] = max(1.0, used)
         return crowding
 
-    def _learn_latency(self, window: Window) -> None:
+    def _learn_bandwidth(self, window: Window, codec: str) -> None:
+        carried = sum(self._bytes(step, codec) for step in window.steps) / window.seconds
+        self._links = (*(_at_least(link, carried) for link in self._links[:-1]), *self._links[-1:])
+
+    def _bytes(self, step: ReturnedStep, codec: str) -> float:
+        """That the step sent over each link but the last."""
+        return step.load.tokens * token_bytes(codec, self._measured.hidden, self._measured.value_bytes)
+
+    def _learn_latency(self, window: Window, codec: str) -> None:
         if not self._links:
             return
-        quickest = min(step.trip_s - sum(step.compute_s) for step in window.steps)
+        per_byte = sum(1 / link.bytes_per_s for link in self._links[:-1] if link.bytes_per_s)
+        quickest = min(step.trip_s - sum(step.compute_s) - self._bytes(step, codec) * per_byte for step in window.steps)
         frames = sum(stage.frame.step_s for stage in self._measured.stages)
         found = max(0.0, quickest - frames)
         known = sum(link.latency_s for link in self._links)
         busiest = max(window.computed_s()) / window.seconds
         if found < known or busiest < IDLE:
             self._links = tuple(_moved(link, (found - known) / len(self._links), known, found) for link in self._links)
+
+
+def _at_least(link: LinkFigures, bytes_per_s: float) -> LinkFigures:
+    """A link without a bound stays without."""
+    bound = link.bytes_per_s
+    return dataclasses.replace(link, bytes_per_s=bytes_per_s) if 0 < bound < bytes_per_s else link
 
 
 def _moved(link: LinkFigures, each_s: float, known_s: float, found_s: float) -> LinkFigures:

@@ -21,7 +21,7 @@ from deserve_plan.figures import RingFigures, Workload
 from deserve_plan.memory import copy_s, row_pages, rows_held, swap_for
 from deserve_plan.plan import RingPlan
 from deserve_plan.predict import predict
-from deserve_plan.steady import MeanLoad, RingTimes, full_step_s, period_s
+from deserve_plan.steady import MeanLoad, RingTimes, full_step_s, period_s, step_costs
 
 __all__ = ["MOST_MICROBATCHES", "STEP_TOKENS", "solve", "step_budget_s"]
 
@@ -146,7 +146,7 @@ class _Search:
         plan = RingPlan(
             microbatches,
             size,
-            step_budget_s(self._figures, self._workload, size),
+            step_budget_s(self._figures, self._workload, size, self._codec),
             tuple(int(swap.pages[at]) for swap in swaps),
             prefetch_depth=depth,
             coalesce=coalesce,
@@ -186,7 +186,7 @@ class _Search:
     def _single_row(self, coalesce: int, depth: int) -> _Candidate:
         """Memory that has no head-room for even one mean row: run rows one at a time."""
         none = (0,) * len(self._figures.stages)
-        budget_s = step_budget_s(self._figures, self._workload, 1.0)
+        budget_s = step_budget_s(self._figures, self._workload, 1.0, self._codec)
         plan = RingPlan(1, 1, budget_s, none, prefetch_depth=depth, coalesce=coalesce, codec=self._codec)
         load = MeanLoad.of(self._workload, np.array([1.0]))
         times = RingTimes(self._figures, load, self._codec, coalesce)
@@ -198,10 +198,10 @@ class _Search:
         return microbatches <= depth + 1 and _may_swap(self._figures)
 
 
-def step_budget_s(figures: RingFigures, workload: Workload, rows: float) -> float:
-    """What a step of `rows` rows may take on its slowest stage: all its decodes, and room for bursts of prompts."""
+def step_budget_s(figures: RingFigures, workload: Workload, rows: float, codec: str) -> float:
+    """What a step of `rows` rows may take on the slowest stage or link: its decodes, and room for bursts of prompts."""
     load = MeanLoad.of(workload, np.array([rows]))
-    return max(float(full_step_s(stage.cost, load)[0]) for stage in figures.stages)
+    return max(float(full_step_s(cost, load)[0]) for cost in step_costs(figures, codec))
 
 
 def _may_swap(figures: RingFigures) -> bool:

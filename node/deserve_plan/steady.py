@@ -24,7 +24,7 @@ from deserve_plan.codecs import token_bytes
 from deserve_plan.cost import StageCost
 from deserve_plan.figures import RingFigures, StageFigures, Workload
 
-__all__ = ["PROMPT_SLACK", "MeanLoad", "RingTimes", "full_step_s", "machines", "mean_step_s", "period_s"]
+__all__ = ["PROMPT_SLACK", "MeanLoad", "RingTimes", "full_step_s", "machines", "mean_step_s", "period_s", "step_costs"]
 
 Array = NDArray[np.float64]
 
@@ -96,6 +96,17 @@ def _step_s(cost: StageCost, load: MeanLoad, tokens: Array, prompts: float) -> A
         + cost.context_s * load.context
         + cost.pair_s * load.pairs * prompts
     )
+
+
+def step_costs(figures: RingFigures, codec: str) -> list[StageCost]:
+    """What a step costs wherever it has to be let through whole: on each stage, and on each link that has a bandwidth
+    bound as bytes over bandwidth. The way back carries tokens only and is left out."""
+    token = token_bytes(codec, figures.hidden, figures.value_bytes) + CHUNK_BYTES
+    links = [link.bytes_per_s for link in figures.links[:-1] if link.bytes_per_s]
+    return [
+        *(stage.cost for stage in figures.stages),
+        *(StageCost(FRAME_BYTES / bytes_per_s, token / bytes_per_s) for bytes_per_s in links),
+    ]
 
 
 def machines(stages: tuple[StageFigures, ...]) -> list[list[int]]:

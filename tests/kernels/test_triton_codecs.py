@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from interpreter import triton_interpreter
 
 from deserve_kernels.codecs import reference
-
-INSTALLED = importlib.util.find_spec("triton") is not None
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 SHAPES = {"one group": (3, 64), "groups": (5, 576), "partial": (4, 100), "few values": (4, 3), "wide": (2, 2048)}
 EXTREMES = (0.0, -0.0, 1e-45, 2.0**-100, 2.0**-101, 3.5, -3.5, 3.0e38, torch.finfo(torch.float32).max)
@@ -29,19 +22,7 @@ def states(tokens: int, hidden: int, dtype: torch.dtype) -> torch.Tensor:
     return values.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max).to(dtype)
 
 
-@pytest.mark.skipif(not INSTALLED, reason="triton is not installed (pip install --no-deps triton)")
-@pytest.mark.skipif(INTERPRETED, reason="this is the process it starts")
-def test_the_interpreter_agrees_in_a_process_of_its_own():
-    """Triton chooses its interpreter when it is first imported, so this file runs again where that is chosen."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted", __file__]
-    done = subprocess.run(
-        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False, timeout=200
-    )
-    assert done.returncode == 0, done.stdout
-    assert f"{len(SHAPES)} passed" in done.stdout
-
-
-@pytest.mark.skipif(not (INSTALLED and INTERPRETED), reason="runs in the process that the test above starts")
+@triton_interpreter
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_interpreted_packing_writes_the_references_bytes(shape):
     from deserve_kernels.codecs import triton_int8

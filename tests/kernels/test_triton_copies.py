@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from interpreter import triton_interpreter
 
 from deserve_kernels import reference
 from deserve_kernels.errors import ArgumentError
 
-INSTALLED = importlib.util.find_spec("triton") is not None
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CASES = [
     (torch.float32, (2, 16, 40)),
     (torch.bfloat16, (3, 4, 24)),
@@ -46,19 +40,7 @@ def round_trip(device: str, dtype: torch.dtype, page: tuple[int, ...]) -> None:
         staged.copy(staging[:2], slots.to(device), inward=True)
 
 
-@pytest.mark.skipif(not INSTALLED, reason="triton is not installed (pip install --no-deps triton)")
-@pytest.mark.skipif(INTERPRETED, reason="this is the process it starts")
-def test_the_interpreter_agrees_in_a_process_of_its_own():
-    """Triton chooses its interpreter when it is first imported, so this file runs again where that is chosen."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "interpreted", __file__]
-    done = subprocess.run(
-        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False, timeout=200
-    )
-    assert done.returncode == 0, done.stdout
-    assert f"{len(CASES)} passed" in done.stdout
-
-
-@pytest.mark.skipif(not (INSTALLED and INTERPRETED), reason="runs in the process that the test above starts")
+@triton_interpreter
 @pytest.mark.parametrize(("dtype", "page"), CASES)
 def test_interpreted_copies_equal_the_reference(dtype, page):
     round_trip("cpu", dtype, page)

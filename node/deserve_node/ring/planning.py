@@ -19,6 +19,7 @@ from deserve_plan.figures import RingFigures, Workload
 from deserve_plan.keeper import PlanKeeper, ReturnedStep
 from deserve_plan.plan import PlanOverrides, RingPlan
 from deserve_plan.predict import predict
+from deserve_plan.steady import step_costs
 
 __all__ = ["Planner"]
 
@@ -66,7 +67,8 @@ class Planner:
 
     @property
     def costs(self) -> list[StageCost]:
-        return [stage.cost for stage in self._keeper.question.figures.stages]
+        """Of every stage and link that a step has to fit, for the rows' codec."""
+        return step_costs(self._keeper.question.figures, self.plan.codec)
 
     @property
     def latency_s(self) -> float:

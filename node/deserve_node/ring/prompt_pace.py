@@ -1,10 +1,10 @@
 """How many tokens of prompts a step takes beside its decodes. Pure.
 
-A step takes what fits its time budget T, which is time on the slowest stage and not a number of tokens (stall-free
-batching as in Sarathi-Serve, arXiv:2403.02310): context makes late chunks dearer. In steady state it takes less where
-less waits: prompts come in bursts, and a burst is spread over the steps of a few turns, so that steps take equally
-long. While the ring fills, few rows decode that a long step could hold up: there steps take several T where enough
-waits, and so spend less of their time on what every step costs.
+A step takes what fits its time budget T, which is time on the slowest stage or link and not a number of tokens
+(stall-free batching as in Sarathi-Serve, arXiv:2403.02310): context makes late chunks dearer. In steady state it takes
+less where less waits: prompts come in bursts, and a burst is spread over the steps of a few turns, so that steps take
+equally long. While the ring fills, few rows decode that a long step could hold up: there steps take several T where
+enough waits, and so spend less of their time on what every step costs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEAST_TOKENS = 16
 
 @dataclass(slots=True)
 class PromptPace:
-    """Of one step, on stages of these `costs`. `load` is what the step holds so far.
+    """Of one step, on stages and links of these `costs`. `load` is what the step holds so far.
 
     It takes at most `most` prompt tokens, those that fit `budget_s`, and up to `least` of them where `FILL_BUDGETS`
     times that is enough.

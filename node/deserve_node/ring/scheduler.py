@@ -16,13 +16,15 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
-from deserve_network.ring_messages import Chunk, SampledToken, Segment
+from deserve_network.ring_messages import SampledToken
 from deserve_node.ring.forecast import ExpectedTokens
 from deserve_node.ring.kv_budget import KvBudget
 from deserve_node.ring.microbatches import Microbatches
 from deserve_node.ring.prompt_pace import PromptPace
+from deserve_node.ring.prompt_queue import PromptQueue
+from deserve_node.ring.step_draft import StepDraft
 from deserve_node.ring.step_plan import Row, StepPlan
-from deserve_plan.cost import StageCost, StepLoad
+from deserve_plan.cost import StageCost
 from deserve_plan.plan import RingPlan
 
 __all__ = ["Scheduler"]
@@ -39,8 +41,8 @@ class Scheduler:
     """Rows wait in order of arrival, run as the plan says, and leave by `finish`.
 
     `plan_for` answers with the plan for so many rows, or None while it is not known: while fewer are there than `plan`
-    is for, that one holds. `costs` are those of every stage and `latency_s` what a step spends on the wire, all hops
-    together. `max_rows` bounds the rows that decode and `max_tokens` the tokens of a step.
+    is for, that one holds. `costs` are those of every stage and bounded link, and `latency_s` what a step spends on the
+    wire, all hops together. `max_rows` bounds the rows that decode and `max_tokens` the tokens of a step.
 
     `chunks_in_flight` bounds the chunks of one row that are under way at once (0: no bound), and with `whole_prompts`
     prompts are not cut (but at `max_tokens`): so do others, and benchmarks compare.
@@ -63,14 +65,9 @@ class Scheduler:
         self._plan_for = plan_for
         self._max_rows = max_rows
         self._max_tokens = max_tokens
-        self._chunks_in_flight = chunks_in_flight or max_tokens
-        self._whole_prompts = whole_prompts
         self._waiting: OrderedDict[int, Row] = OrderedDict()
         """By arrival."""
-        self._prompts: OrderedDict[int, Row] = OrderedDict()
-        """Admitted rows of which tokens are left to compute before they decode, by sequence."""
-        self._prompt_tokens = 0
-        """Of those rows, still to be scheduled."""
+        self._prompts = PromptQueue(chunks_in_flight=chunks_in_flight or max_tokens, whole=whole_prompts)
         self._running: dict[int, Row] = {}
         self._microbatches = Microbatches()
         self._expected = ExpectedTokens()
@@ -206,7 +203,7 @@ class Scheduler:
                 if (plan := self._compose(index)) is not None:
                     return plan
             in_flight = self._depth if self._filling else self._microbatches.count
-            if self._ready_prompt() and self._microbatches.under_way < in_flight:
+            if self._prompts.ready and self._microbatches.under_way < in_flight:
                 return self._compose(self._microbatches.spare())
             if self._vacated == vacated:
                 return None
@@ -249,51 +246,38 @@ class Scheduler:
             row.computed = row.booked_to = row.chunks_under_way = 0
             self.budget.reserve(row.sequence, row.length, self._max_tokens, remaining)
             self._codecs[row.codec] += 1
-            self._prompts[row.sequence] = self._running[row.sequence] = row
-            self._prompt_tokens += row.length
+            self._running[row.sequence] = row
+            self._prompts.add(row)
 
     def _remaining(self, row: Row) -> int:
         return self._expected.remaining(len(row.generated), row.most_new)
 
-    def _ready_prompt(self) -> bool:
-        return any(row.chunks_under_way < self._chunks_in_flight for row in self._prompts.values())
-
     def _compose(self, index: int) -> StepPlan | None:
         if self._microbatches[index].rows:
             self._book_decodes(index)
-        microbatch = self._microbatches[index]
-        rows = microbatch.rows
-        chunks = [Chunk(sequence, row.computed, 1, 1) for sequence, row in rows.items()]
-        token_ids = [row.generated[-1] for row in rows.values()]
-        context = sum(chunk.start for chunk in chunks) + len(chunks)
-        for row in rows.values():
-            row.computed += 1
-        decodes = len(chunks)
-        if decodes:
-            self.budget.advance(decodes / self.decoding)
-        load = StepLoad(decodes, decodes, context, 0)
-        admitted, prompts, load = self._add_prompts(index, load, chunks, token_ids)
-        if not chunks:
+        draft = StepDraft(self._microbatches[index].rows)
+        if draft.decodes:
+            self.budget.advance(draft.decodes / self.decoding)
+        pace = self._pace(draft)
+        self._prompts.fill(draft, pace, self._max_tokens, lambda row, others: self._may_ride(index, row, others))
+        if not draft.tokens:
             return None
-        segments: tuple[Segment, ...] = (Segment(self._running[chunks[0].sequence].codec, len(token_ids)),)
-        if len(self._codecs) > 1:
-            segments = self._by_codec(chunks, token_ids)
         step, self._steps = self._steps, self._steps + 1
-        self._microbatches.start(index, step, prompts)
+        self._microbatches.start(index, step, draft.prompts)
         released, self._released = tuple(self._released), []
         tune, self._tune = self._tune, None
-        return StepPlan(
+        return draft.finished(
             step,
             index,
-            released,
-            tuple(admitted),
-            tuple(chunks),
-            token_ids,
-            segments,
-            load,
-            len(token_ids) - decodes,
-            tune,
+            load=pace.load,
+            released=released,
+            tune=tune,
+            codec_of=lambda sequence: self._running[sequence].codec,
+            mixed=len(self._codecs) > 1,
         )
+
+    def _may_ride(self, index: int, sequence: int, others: list[int]) -> bool:
+        return not self.budget.swaps or self.budget.may_ride(index, sequence, others)
 
     def _book_decodes(self, index: int) -> None:
         """Book the pages into which rows of the microbatch cross; some leave it where there are too few."""
@@ -326,69 +310,13 @@ class Scheduler:
         else:
             self._preempt(row)
 
-    def _add_prompts(
-        self, index: int, load: StepLoad, chunks: list[Chunk], token_ids: list[int]
-    ) -> tuple[list[Row], list[tuple[Row, int]], StepLoad]:
-        """Add chunks of the oldest prompts. Returns the rows whose first chunk this is, all rows added, and the load of
-        the whole step."""
-        admitted: list[Row] = []
-        added: list[tuple[Row, int]] = []
-        if not self._prompts:
-            return admitted, added, load
-        pace = self._pace(load)
-        for sequence, row in list(self._prompts.items()):
-            most = min(row.length - row.computed, self._max_tokens - len(token_ids))
-            if most <= 0:
-                break
-            if row.chunks_under_way >= self._chunks_in_flight:
-                continue
-            if self.budget.swaps and not self.budget.may_ride(index, sequence, [other for _, other in added]):
-                continue
-            scored = row.score_prompt and row.computed < len(row.prompt)
-            if self._whole_prompts:
-                count = pace.take_whole(row.computed, most, scored=scored)
-            else:
-                count = pace.take(row.computed, most, scored=scored)
-            if not count:
-                break
-            if row.computed == 0:
-                admitted.append(row)
-            added.append((row, sequence))
-            last = row.computed + count == row.length
-            if last and not scored:
-                pace.load += StepLoad(wanted=1)
-            chunks.append(Chunk(sequence, row.computed, count, count if scored else int(last)))
-            token_ids += row.token_ids(row.computed, count)
-            row.computed += count
-            row.chunks_under_way += 1
-            self._prompt_tokens -= count
-            if last:
-                del self._prompts[sequence]
-        return admitted, added, pace.load
-
-    def _pace(self, load: StepLoad) -> PromptPace:
-        budget_s, waiting = self._plan.step_budget_s, self._prompt_tokens
+    def _pace(self, draft: StepDraft) -> PromptPace:
+        budget_s, waiting = self._plan.step_budget_s, self._prompts.tokens
         if self._filling:
-            return PromptPace.filling(self._costs, budget_s, load, waiting, self._depth)
-        if not load.tokens:
-            return PromptPace(self._costs, budget_s, load, waiting)
-        return PromptPace.steady(self._costs, budget_s, load, waiting, self._microbatches.count)
-
-    def _by_codec(self, chunks: list[Chunk], token_ids: list[int]) -> tuple[Segment, ...]:
-        """Order the step so that tokens of one codec are next to each other. The sort is stable."""
-        packed: list[tuple[str, Chunk, list[int]]] = []
-        offset = 0
-        for chunk in chunks:
-            ids = token_ids[offset : offset + chunk.count]
-            packed.append((self._running[chunk.sequence].codec, chunk, ids))
-            offset += chunk.count
-        packed.sort(key=lambda part: part[0])
-        tokens: dict[str, int] = {}
-        for codec, chunk, _ in packed:
-            tokens[codec] = tokens.get(codec, 0) + chunk.count
-        chunks[:] = [chunk for _, chunk, _ in packed]
-        token_ids[:] = [token for _, _, ids in packed for token in ids]
-        return tuple(Segment(codec, count) for codec, count in tokens.items())
+            return PromptPace.filling(self._costs, budget_s, draft.load, waiting, self._depth)
+        if not draft.decodes:
+            return PromptPace(self._costs, budget_s, draft.load, waiting)
+        return PromptPace.steady(self._costs, budget_s, draft.load, waiting, self._microbatches.count)
 
     def _join(self, row: Row) -> None:
         has_room = (lambda index: self.budget.has_room(index, row.sequence)) if self.budget.swaps else None
@@ -424,8 +352,7 @@ class Scheduler:
         if row.computed:
             self._released.append(row.sequence)
         del self._running[row.sequence]
-        if self._prompts.pop(row.sequence, None) is not None:
-            self._prompt_tokens -= row.length - row.computed
+        self._prompts.remove(row)
         if row.microbatch >= 0:
             self._microbatches.leave(row)
         self._codecs[row.codec] -= 1

@@ -119,6 +119,20 @@ def test_latency_that_grew_asks_for_more_microbatches() -> None:
     assert keeper.plan.microbatches > 2 * before
 
 
+def test_a_link_that_carries_more_than_was_measured_is_believed() -> None:
+    measured = dataclasses.replace(figures(), links=(LinkFigures(0.05, bytes_per_s=3e5),) * STAGES)
+    keeper = keeper_of(measured)
+    before = keeper.report().predicted_tokens_per_s
+    assert "uplink" in keeper.report().bound
+    ring = Ring(keeper, figures())
+    ring.run(windows(keeper, 2))
+    settle(keeper)
+    ring.run(windows(keeper, 4))
+    settle(keeper)
+    assert keeper.figures.links[0].bytes_per_s > 3.3e5
+    assert keeper.report().predicted_tokens_per_s > 1.1 * before
+
+
 def test_filling_is_no_drift() -> None:
     keeper = keeper_of(figures())
     Ring(keeper, figures()).run(windows(keeper, 4), prompt=300)
