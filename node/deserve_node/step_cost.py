@@ -8,7 +8,6 @@ behind but numbers in free pages.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from deserve_plan.fit import fit_cost
 __all__ = ["PROBE_SEQUENCE", "measure_cost", "rows_that_fit", "time_step"]
 
 BUDGET_S = 2.0
+SETTLED, SETTLED_ROUNDS = 0.02, 5
+"""Best times that did not get shorter by such a part in so many rounds in a row are the stage's own."""
 LEAST_LOADS = 2
 """Two are the least that tells a step's fixed part from its tokens'."""
 ROWS = (16, 64, 256)
@@ -49,7 +50,8 @@ class _Probe:
 def measure_cost(
     engine: Engine, *, budget_s: float = BUDGET_S, clock: Callable[[], float] = time.perf_counter
 ) -> StageCost:
-    """The stage's cost, from steps that take about `budget_s` together; a slow stage is timed on fewer, lighter loads.
+    """The stage's cost, from steps that take about `budget_s` together, or less where their times settle sooner; a slow
+    stage is timed on fewer, lighter loads.
 
     Only loads that the KV pages and the model's context have room for are run.
     """
@@ -60,10 +62,15 @@ def measure_cost(
             break
         time_step(engine, probe.chunks, clock)
         best[probe] = time_step(engine, probe.chunks, clock)
-    for probe in itertools.cycle(tuple(best)):
-        if clock() - started >= budget_s:
-            break
-        best[probe] = min(best[probe], time_step(engine, probe.chunks, clock))
+    settled = 0
+    while settled < SETTLED_ROUNDS and clock() - started < budget_s:
+        settled += 1
+        for probe, before in best.items():
+            if clock() - started >= budget_s:
+                break
+            best[probe] = min(before, time_step(engine, probe.chunks, clock))
+            if best[probe] < before * (1 - SETTLED):
+                settled = 0
     return fit_cost(((probe.load, seconds) for probe, seconds in best.items()), ROW_MULTIPLE)
 
 

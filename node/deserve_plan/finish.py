@@ -13,6 +13,7 @@ from collections import deque
 import numpy as np
 
 from deserve_plan.figures import RingFigures, Workload
+from deserve_plan.filling import budgets
 from deserve_plan.plan import RingPlan
 from deserve_plan.steady import PROMPT_SLACK, MeanLoad, RingTimes, period_s
 
@@ -24,6 +25,8 @@ STRIDES = 64
 TINY = 1e-6
 FIRST_TOKEN_CYCLES = 1.5
 """What a row's first token takes beyond a cycle: its prompt waits for its turn, and the row then for its microbatch."""
+SHARED_CYCLES = 9
+"""Cycles over which prompts that wait are shared out while the ring fills."""
 GRAIN = 32
 """Cycles whose loads differ by less than a part in so many are taken for the same."""
 
@@ -35,6 +38,8 @@ def finish_s(figures: RingFigures, workload: Workload, plan: RingPlan, rows: flo
     per_step = rows / plan.microbatches
     cycle = _Cycle(figures, workload, plan, per_step)
     step_tokens = per_step * (1 + PROMPT_SLACK * workload.prompt_tokens / workload.new_tokens)
+    slowest = max((stage.cost for stage in figures.stages), key=lambda cost: cost.fixed_s + cost.token_s * step_tokens)
+    fixed_tokens = slowest.fixed_s / slowest.token_s if slowest.token_s else 0.0
     stride = max(1.0, workload.new_tokens / STRIDES)
     waiting, running, done, elapsed = followed, 0.0, 0.0, 0.0
     ends: deque[tuple[float, float]] = deque()
@@ -44,7 +49,10 @@ def finish_s(figures: RingFigures, workload: Workload, plan: RingPlan, rows: flo
         under_way = min(rows, running + waiting)
         microbatches = min(plan.microbatches, max(1, math.ceil(under_way / per_step - 1e-9)))
         decodes = min(rows, running) / microbatches
-        room = microbatches * stride * max(step_tokens - decodes, 0.0)
+        longest = (budgets(min(rows, running) / rows) - 1.0) * (step_tokens + fixed_tokens) + step_tokens - decodes
+        # Beyond its budget a step takes no more than its share of what waits.
+        share = min(waiting, most - running) * workload.prompt_tokens / microbatches / SHARED_CYCLES
+        room = microbatches * stride * max(step_tokens - decodes, min(share, longest), 0.0)
         entering = min(waiting, most - running, room / max(workload.prompt_tokens, 1e-9))
         prompt = entering * workload.prompt_tokens / stride / microbatches
         elapsed += stride * cycle.seconds(microbatches, decodes, prompt)

@@ -3,8 +3,8 @@
 A step takes what fits its time budget T, which is time on the slowest stage or link and not a number of tokens
 (stall-free batching as in Sarathi-Serve, arXiv:2403.02310): context makes late chunks dearer. In steady state it takes
 less where less waits: prompts come in bursts, and a burst is spread over the steps of a few turns, so that steps take
-equally long. While the ring fills, few rows decode that a long step could hold up: there steps take several T where
-enough waits, and so spend less of their time on what every step costs.
+equally long. While the ring fills, fewer rows decode that a long step could hold up: there steps take up to several T
+where enough waits, and so spend less of their time on what every step costs.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deserve_plan.cost import StageCost, StepLoad, largest_chunk
+from deserve_plan.filling import budgets
 
 __all__ = ["PromptPace"]
 
-FILL_BUDGETS = 4.0
-"""Budgets that a step may take while the ring fills."""
 SMOOTHING_TURNS = 2
 """Turns of all microbatches over which waiting prompts are spread."""
 LEAST_TOKENS = 16
@@ -28,8 +27,8 @@ LEAST_TOKENS = 16
 class PromptPace:
     """Of one step, on stages and links of these `costs`. `load` is what the step holds so far.
 
-    It takes at most `most` prompt tokens, those that fit `budget_s`, and up to `least` of them where `FILL_BUDGETS`
-    times that is enough.
+    It takes at most `most` prompt tokens, those that fit `budget_s`, and up to `least` of them where `budgets` times
+    that is enough.
     """
 
     costs: Sequence[StageCost]
@@ -37,6 +36,7 @@ class PromptPace:
     load: StepLoad
     most: int
     least: int = 0
+    budgets: float = 1.0
     taken: int = 0
 
     @classmethod
@@ -51,17 +51,18 @@ class PromptPace:
 
     @classmethod
     def filling(
-        cls, costs: Sequence[StageCost], budget_s: float, load: StepLoad, waiting: int, steps: int
+        cls, costs: Sequence[StageCost], budget_s: float, load: StepLoad, waiting: int, steps: int, share: float
     ) -> PromptPace:
-        """`waiting` prompt tokens are shared out among the `steps` that can be in flight."""
-        return cls(costs, budget_s, load, waiting, -(-waiting // steps))
+        """`waiting` prompt tokens are shared out among the `steps` that can be in flight; of the planned rows `share`
+        decode."""
+        return cls(costs, budget_s, load, waiting, -(-waiting // steps), budgets(share))
 
     def take(self, start: int, most: int, *, scored: bool) -> int:
         """The next chunk of a row: how many tokens from position `start`, at most `most`; 0: the step is full."""
         count = self._fit(start, self.budget_s, min(most, self.most - self.taken), scored)
         missing = min(most, self.least - self.taken)
         if count < missing:
-            count = max(count, self._fit(start, self.budget_s * FILL_BUDGETS, missing, scored))
+            count = max(count, self._fit(start, self.budget_s * self.budgets, missing, scored))
         if count <= 0 and self.taken == 0:
             count = min(most, LEAST_TOKENS)
         return self._taken(start, count, scored)

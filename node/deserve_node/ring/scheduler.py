@@ -25,13 +25,11 @@ from deserve_node.ring.prompt_queue import PromptQueue
 from deserve_node.ring.step_draft import StepDraft
 from deserve_node.ring.step_plan import Row, StepPlan
 from deserve_plan.cost import StageCost
+from deserve_plan.filling import EMPTY_SHARE, FULL_SHARE
 from deserve_plan.plan import RingPlan
 
 __all__ = ["Scheduler"]
 
-STEADY_SHARE = 0.9
-"""Of the planned rows: while so many decode, the ring is in its steady state."""
-FILLING_SHARE = 0.5
 AHEAD_TURNS = 2.0
 """Turns between a row's admission and its first token: rows that will have ended by then are replaced beforehand."""
 LEAST_BUDGET_S = 1e-6
@@ -106,7 +104,8 @@ class Scheduler:
 
     @property
     def steady(self) -> bool:
-        return self.decoding >= STEADY_SHARE * self.planned_rows
+        """Whether the ring is full, as planned."""
+        return self._share >= FULL_SHARE
 
     @property
     def decoding(self) -> int:
@@ -202,7 +201,7 @@ class Scheduler:
                     self._move(row)
                 if (plan := self._compose(index)) is not None:
                     return plan
-            in_flight = self._depth if self._filling else self._microbatches.count
+            in_flight = self._depth if self._share < EMPTY_SHARE else self._microbatches.count
             if self._prompts.ready and self._microbatches.under_way < in_flight:
                 return self._compose(self._microbatches.spare())
             if self._vacated == vacated:
@@ -210,8 +209,9 @@ class Scheduler:
             # Rows that lost their place made room: those that wait for it must not wait for another event.
 
     @property
-    def _filling(self) -> bool:
-        return self.decoding < FILLING_SHARE * self.planned_rows
+    def _share(self) -> float:
+        """Rows that decode, of those planned."""
+        return self.decoding / self.planned_rows
 
     def _follow_rows(self) -> None:
         """Where rows are fewer than planned, microbatches shrink in number as the plan for so many rows has it."""
@@ -312,8 +312,8 @@ class Scheduler:
 
     def _pace(self, draft: StepDraft) -> PromptPace:
         budget_s, waiting = self._plan.step_budget_s, self._prompts.tokens
-        if self._filling:
-            return PromptPace.filling(self._costs, budget_s, draft.load, waiting, self._depth)
+        if not self.steady:
+            return PromptPace.filling(self._costs, budget_s, draft.load, waiting, self._depth, self._share)
         if not draft.decodes:
             return PromptPace(self._costs, budget_s, draft.load, waiting)
         return PromptPace.steady(self._costs, budget_s, draft.load, waiting, self._microbatches.count)
