@@ -102,10 +102,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class StageTiming:
-    """What one stage spent on a step, seconds: computing, and waiting before that for KV pages to be copied in."""
+    """What one stage spent on a step, seconds: computing, and waiting before that for KV pages to be copied in. `rtt_s`
+    is the shortest of the last round trips over the link that the step leaves on; 0: not known."""
 
     compute_s: float
     swap_s: float = 0.0
+    rtt_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

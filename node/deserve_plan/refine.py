@@ -2,9 +2,8 @@
 
 Three things are learnt. *Costs*: every stage reports what it spent on each step. Where stages share cores and all
 compute at once, each takes longer than alone, so their times are first divided by how many times over the cores were in
-use. *Bandwidth*: a link carries at least what it has carried. *Latency*: a step that waited for nothing takes as long
-as its stages and the way between them. So the quickest trip of a window, less the computing and sending in it, bounds
-the latency from above; it is the latency where no stage had a queue.
+use. *Bandwidth*: a link carries at least what it has carried. *Latency*: each stage tells the round trip to the next,
+by heartbeats that go before data.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from deserve_plan.window import ReturnedStep, Window
 
 __all__ = ["FigureRefiner"]
 
-IDLE = 0.9
-"""A ring whose busiest stage computes less than this part of the time has no queues: its trips are latency."""
+SAME, SAME_S = 0.05, 0.002
+"""A latency that differs by no more than such a part and so many seconds is the same."""
 
 
 class FigureRefiner:
@@ -48,7 +47,7 @@ class FigureRefiner:
         for stage, (fitter, times) in enumerate(zip(self._fitters, self._crowding(window), strict=True)):
             fitter.observe(loads, [step.compute_s[stage] / times for step in window.steps])
         self._learn_bandwidth(window, codec)
-        self._learn_latency(window, codec)
+        self._learn_latency(window)
 
     def _crowding(self, window: Window) -> list[float]:
         """Of each stage: how many times over the cores of its machine were in use."""
@@ -70,17 +69,10 @@ class FigureRefiner:
         """That the step sent over each link but the last."""
         return step.load.tokens * token_bytes(codec, self._measured.hidden, self._measured.value_bytes)
 
-    def _learn_latency(self, window: Window, codec: str) -> None:
-        if not self._links:
-            return
-        per_byte = sum(1 / link.bytes_per_s for link in self._links[:-1] if link.bytes_per_s)
-        quickest = min(step.trip_s - sum(step.compute_s) - self._bytes(step, codec) * per_byte for step in window.steps)
-        frames = sum(stage.frame.step_s for stage in self._measured.stages)
-        found = max(0.0, quickest - frames)
-        known = sum(link.latency_s for link in self._links)
-        busiest = max(window.computed_s()) / window.seconds
-        if found < known or busiest < IDLE:
-            self._links = tuple(_moved(link, (found - known) / len(self._links), known, found) for link in self._links)
+    def _learn_latency(self, window: Window) -> None:
+        last = window.steps[-1].rtt_s
+        if len(last) == len(self._links):
+            self._links = tuple(_as_far_as(link, rtt_s) for link, rtt_s in zip(self._links, last, strict=True))
 
 
 def _at_least(link: LinkFigures, bytes_per_s: float) -> LinkFigures:
@@ -89,7 +81,8 @@ def _at_least(link: LinkFigures, bytes_per_s: float) -> LinkFigures:
     return dataclasses.replace(link, bytes_per_s=bytes_per_s) if 0 < bound < bytes_per_s else link
 
 
-def _moved(link: LinkFigures, each_s: float, known_s: float, found_s: float) -> LinkFigures:
-    """Nothing tells whose latency changed: all in proportion, or alike where there was none."""
-    latency = link.latency_s * found_s / known_s if known_s > 0 else each_s
-    return dataclasses.replace(link, latency_s=latency)
+def _as_far_as(link: LinkFigures, rtt_s: float) -> LinkFigures:
+    found_s = rtt_s / 2
+    if rtt_s <= 0 or abs(found_s - link.latency_s) <= SAME * link.latency_s + SAME_S:
+        return link
+    return dataclasses.replace(link, latency_s=found_s)

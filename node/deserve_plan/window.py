@@ -25,8 +25,6 @@ class ReturnedStep:
 
     now_s: float
     """On a clock that does not go back."""
-    trip_s: float
-    """Since the step was given to stage 0's compute thread."""
     load: StepLoad
     prompt: int
     """Prompt tokens among `load.tokens`."""
@@ -38,6 +36,8 @@ class ReturnedStep:
     """Rows in the ring."""
     microbatches: int
     """Microbatches that hold rows."""
+    rtt_s: Sequence[float] = ()
+    """Over the onward link of every stage, as last seen; 0: not known."""
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ Where pages are swapped, those of a step start to come in when it is submitted, 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from deserve_network.link import Link
 from deserve_network.ring_messages import Chunk, StageTiming, Tune
 from deserve_node.engine import StepOutput
 from deserve_node.engine.interface import StageEngine
@@ -42,6 +44,10 @@ class StepWork:
 class Computed:
     output: StepOutput
     timing: StageTiming
+
+    def timing_on(self, onward: Link) -> StageTiming:
+        """For the head, with how far away the stage is that the step goes to next."""
+        return dataclasses.replace(self.timing, rtt_s=onward.rtt_s)
 
 
 class Compute:

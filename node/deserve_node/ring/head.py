@@ -68,7 +68,6 @@ class HeadLinks:
 class _UnderWay:
     """A step that is not back yet."""
 
-    submitted_s: float
     load: StepLoad
     prompt_tokens: int
 
@@ -214,7 +213,7 @@ class Head:
                 self._compute.tune(_tune(self._ring, self._epoch, plan.tune))
             work = StepWork(plan.microbatch, plan.released, plan.chunks, inputs)
             computing = self._compute.submit(work)
-            self._under_way[plan.step] = _UnderWay(self._clock(), plan.load, plan.prompt_tokens)
+            self._under_way[plan.step] = _UnderWay(plan.load, plan.prompt_tokens)
             await submitted.put((plan, computing))
 
     def _ask(self) -> None:
@@ -243,9 +242,9 @@ class Head:
         while True:
             plan, computing = await submitted.get()
             computed = await computing
-            output, timings = computed.output, (computed.timing,)
+            output = computed.output
             if self._links is None:
-                answer = (output.drawn, output.scored, output.failed, timings)
+                answer = (output.drawn, output.scored, output.failed, (computed.timing,))
                 self._take(Sampled(self._ring, self._epoch, plan.step, plan.microbatch, *answer))
                 continue
             if plan.tune is not None:
@@ -264,7 +263,7 @@ class Head:
                 str(output.hidden.dtype).removeprefix("torch."),
                 tokens,
                 hidden,
-                timings,
+                (computed.timing_on(self._links.next),),
             )
             await self._links.next.send(step, await pack_payload(output.hidden, step.segments))
 
@@ -309,17 +308,17 @@ class Head:
         if self._planner is None:
             return
         compute_s = [timing.compute_s for timing in sampled.timings]
-        if len(compute_s) != self._planner.stages or not all(0 <= spent_s < MOST_STEP_S for spent_s in compute_s):
+        rtt_s = [timing.rtt_s for timing in sampled.timings]
+        if len(compute_s) != self._planner.stages or not all(0 <= s < MOST_STEP_S for s in (*compute_s, *rtt_s)):
             raise RingProtocolError(f"step {sampled.step} came back with the timings {sampled.timings}")
-        now = self._clock()
         self._planner.returned(
             ReturnedStep(
-                now_s=now,
-                trip_s=now - step.submitted_s,
+                now_s=self._clock(),
                 load=step.load,
                 prompt=step.prompt_tokens,
                 drawn=len(sampled.drawn),
                 compute_s=compute_s,
+                rtt_s=rtt_s,
                 running=self._scheduler.decoding,
                 microbatches=self.microbatches,
             )

@@ -84,7 +84,7 @@ class Stage:
     async def _deliver(self, step: Step, computed: Computed) -> None:
         hidden = computed.output.hidden
         assert hidden is not None
-        onward = dataclasses.replace(step, timings=(*step.timings, computed.timing))
+        onward = dataclasses.replace(step, timings=(*step.timings, computed.timing_on(self._following)))
         await self._following.send(onward, await pack_payload(hidden, step.segments))
 
     def _check(self, step: Step) -> None:
@@ -182,7 +182,7 @@ class Tail(Stage):
                 output.drawn,
                 output.scored,
                 output.failed,
-                (*step.timings, computed.timing),
+                (*step.timings, computed.timing_on(self._following)),
             )
         )
 

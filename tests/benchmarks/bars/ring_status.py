@@ -18,6 +18,7 @@ __all__ = ["NotSteady", "RingStatus", "cpu_s", "ring_status"]
 
 _LOOK_S = 0.002
 _POLL_S = 0.25
+_PATIENCE = 4
 _GROUP, _USER, _SYSTEM = 2, 11, 12
 """Fields of /proc/PID/stat after the name, counted from 0 (proc(5))."""
 
@@ -78,14 +79,16 @@ class RingStatus:
         raise NotSteady(f"the ring was not full after {deadline_s:.0f} s")
 
     async def until_settled(self, quiet_s: float, deadline_s: float) -> None:
-        """Wait until the head has kept to one plan for `quiet_s`: at first it knows nothing of the rows to come."""
+        """Wait until the head has kept to one plan for `quiet_s`, because at first it knows nothing of the rows to come,
+        and has seen the planned steady state; or has not, in four times as long."""
         deadline = time.monotonic() + deadline_s
         plans, since = -1, time.monotonic()
         while time.monotonic() < deadline:
-            now = ((await self.stage(0)).get("plan") or {}).get("plans", 0)
-            if now != plans:
-                plans, since = now, time.monotonic()
-            elif time.monotonic() - since >= quiet_s:
+            plan = (await self.stage(0)).get("plan") or {}
+            quiet = time.monotonic() - since
+            if plan.get("plans", 0) != plans:
+                plans, since = plan.get("plans", 0), time.monotonic()
+            elif quiet >= quiet_s and (plan.get("steady_s") or quiet >= _PATIENCE * quiet_s):
                 return
             await asyncio.sleep(_POLL_S)
         raise NotSteady(f"the head still made new plans after {deadline_s:.0f} s")

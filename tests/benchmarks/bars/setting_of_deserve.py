@@ -98,7 +98,7 @@ def _contestants(latency_ms: int, settings: Settings) -> tuple[Contestant, ...]:
             dataclasses.replace(ring, plan=plan),
             rows,
             window_s=5 if settings.quick else _WINDOW_S,
-            settle_s=0 if settings.quick else 20,
+            settle_s=0 if settings.quick else 60,
             fill_deadline_s=1800,
         ).contestant()
         for name, (plan, rows) in plans.items()

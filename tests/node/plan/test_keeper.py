@@ -44,13 +44,13 @@ class Ring:
             self.keeper.returned(
                 ReturnedStep(
                     self.now_s,
-                    max(trip, plan.microbatches * max(compute)),
                     load,
                     rows if prompt is None else prompt,
                     rows,
                     compute,
                     plan.microbatches * rows,
                     plan.microbatches,
+                    [2 * link.latency_s for link in self.true.links],
                 )
             )
 

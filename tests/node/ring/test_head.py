@@ -55,6 +55,8 @@ class Layers:
 class Outward:
     """A link that sends one message for each `release` of its gate, and receives `answer` to each step on `onward`."""
 
+    rtt_s = 0.0
+
     def __init__(self, *, gate=None, answer=None, onward=None):
         self.sent = asyncio.Queue()
         self.gate = gate
