@@ -79,8 +79,8 @@ class RingStatus:
         raise NotSteady(f"the ring was not full after {deadline_s:.0f} s")
 
     async def until_settled(self, quiet_s: float, deadline_s: float) -> None:
-        """Wait until the head has kept to one plan for `quiet_s`, because at first it knows nothing of the rows to come,
-        and has seen the planned steady state; or has not, in four times as long."""
+        """Wait until the head has kept to one plan for `quiet_s`, as at first it knows nothing of the rows to come, and
+        has seen the planned steady state; or has not, in four times as long."""
         deadline = time.monotonic() + deadline_s
         plans, since = -1, time.monotonic()
         while time.monotonic() < deadline:
