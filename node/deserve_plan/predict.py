@@ -26,7 +26,7 @@ def predict(figures: RingFigures, workload: Workload, plan: RingPlan, *, max_row
     times = RingTimes(figures, MeanLoad.of(workload, per_step), plan.codec, plan.coalesce)
     copies = copies_s(figures, workload, plan, per_step)
     slot = times.slot_s(copies)
-    period = float(period_s(plan.microbatches, slot, times.trip_s(slot))[0])
+    period = float(period_s(plan.microbatches, slot, times.trip_s(slot, copies))[0])
     step_s = tuple(float(step) for step in times.step_s[:, 0])
     waits = plan.microbatches * float(slot[0]) < period * (1 - 1e-9)
     return Prediction(

@@ -134,7 +134,7 @@ class _Search:
             ]
         )
         slot = times.slot_s(copies * (1 + COPY_MARGIN / depth))
-        trip = times.trip_s(slot) + times.spread_s + self._spare_s(times, slot)
+        trip = times.trip_s(slot, copies) + times.spread_s + self._spare_s(times, slot)
         carried = np.minimum(rows * microbatches, self._rows)
         rates = np.where(fits, carried / period_s(microbatches, slot, trip), 0.0)
         unhindered = float(np.where(fits, carried / (microbatches * slot), 0.0).max())
@@ -190,8 +190,9 @@ class _Search:
         plan = RingPlan(1, 1, budget_s, none, prefetch_depth=depth, coalesce=coalesce, codec=self._codec)
         load = MeanLoad.of(self._workload, np.array([1.0]))
         times = RingTimes(self._figures, load, self._codec, coalesce)
-        slot = times.slot_s(np.zeros_like(times.step_s))
-        return _Candidate(plan, float((1 / period_s(1, slot, times.trip_s(slot)))[0]))
+        none_s = np.zeros_like(times.step_s)
+        slot = times.slot_s(none_s)
+        return _Candidate(plan, float((1 / period_s(1, slot, times.trip_s(slot, none_s)))[0]))
 
     def _may_grow(self, microbatches: int, depth: int) -> bool:
         """Whether more microbatches could make swapping possible."""

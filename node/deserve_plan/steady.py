@@ -6,7 +6,7 @@ tokens. Every resource is busy once a step for some time; the busiest sets the *
 microbatch can start its next step when its tokens are back, one *trip* later:
 
     slot   = max(T_i, bytes_i / bandwidth_i, copies_i, sum over a machine's stages (T_i threads + frames_i) / cores)
-    trip   = sum T_i + sum frames_i + sum (latency_i + bytes_i / bandwidth_i) + what coalescing waits
+    trip   = sum (T_i + copies_i + frames_i + latency_i + bytes_i / bandwidth_i) + what coalescing waits
     period = max(N_B slot, trip)                         tokens/s = N_B B / period
 
 This generalises DeServe's ceil(N_S (1 + L / T_S)) microbatches (section 3.1) to stages and links that differ.
@@ -155,10 +155,12 @@ class RingTimes:
         slot: Array = np.vstack([self.step_s, self.link_s, self.core_s, copy_s]).max(axis=0)
         return slot
 
-    def trip_s(self, slot_s: Array) -> Array:
-        """[rows]: from a step's start at the head until its tokens are back there."""
+    def trip_s(self, slot_s: Array, copy_s: Array) -> Array:
+        """[rows]: from a step's start at the head until its tokens are back there. A stage knows of a step when it
+        arrives, and brings its pages in before it computes it."""
         waits = (self.coalesce - 1) * slot_s * len(self.link_s)
-        trip: Array = self.step_s.sum(axis=0) + self.link_s.sum(axis=0) + self.latency_s + self.frame_s + waits
+        stages = self.step_s.sum(axis=0) + copy_s.sum(axis=0)
+        trip: Array = stages + self.link_s.sum(axis=0) + self.latency_s + self.frame_s + waits
         return trip
 
 

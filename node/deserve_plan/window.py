@@ -84,5 +84,6 @@ def expected_s(figures: RingFigures, workload: Workload, plan: RingPlan, window:
     rows = sum(step.running for step in steps) / count / microbatches
     means = [sum(stage.cost.step_s(step.load) for step in steps) / count for stage in figures.stages]
     times = RingTimes(figures, load, plan.codec, plan.coalesce, step_s=np.array(means).reshape(-1, 1))
-    slot = times.slot_s(copies_s(figures, workload, plan, np.array([rows])))
-    return count / microbatches * float(period_s(microbatches, slot, times.trip_s(slot))[0])
+    copies = copies_s(figures, workload, plan, np.array([rows]))
+    slot = times.slot_s(copies)
+    return count / microbatches * float(period_s(microbatches, slot, times.trip_s(slot, copies))[0])
