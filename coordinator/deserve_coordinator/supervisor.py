@@ -46,6 +46,7 @@ from deserve_network.control_messages import (
     Welcome,
 )
 from deserve_network.errors import NetworkError
+from deserve_network.stage_ready import ready_fault
 
 __all__ = ["GREETING_BYTES", "Supervisor"]
 
@@ -252,7 +253,5 @@ class Supervisor:
 
 
 def _check_ready(message: StageReady) -> None:
-    if message.page_tokens < 1:
-        raise ProtocolViolation("page_tokens", "must be positive")
-    if any(pool.pages < 1 for pool in message.pools):
-        raise ProtocolViolation("pools", "every pool needs a page")
+    if (fault := ready_fault(message)) is not None:
+        raise ProtocolViolation(*fault)

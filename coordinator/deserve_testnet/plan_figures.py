@@ -13,8 +13,8 @@ __all__ = ["PlanFigures"]
 class PlanFigures:
     """As the ring's head reported them; see `deserve_network.control_messages.PlanReport`.
 
-    What was measured is of the last window in which the ring ran as planned, without filling and draining; 0 and empty
-    where there was none.
+    What was measured is of the last windows in a row in which the ring ran as planned, without filling and draining; 0
+    and empty where there were none.
     """
 
     ring: str
@@ -33,7 +33,7 @@ class PlanFigures:
     predicted_tokens_per_s: float
     measured_tokens_per_s: float
     steady_s: float
-    """How long the window was."""
+    """How long those were together."""
     all_steps_s: float
     """What all steps took, filling and draining included."""
     all_steps_predicted_s: float

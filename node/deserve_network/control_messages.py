@@ -333,10 +333,10 @@ class PlanReport:
     predicted_finish_s: float
     """From now until the rows that the ring has or will get are done, as predicted at its last lease; 0: not known."""
     measured_tokens_per_s: float
-    """Generated tokens over the last full window in which the ring was in its planned steady state; 0 before."""
+    """Generated tokens over the last windows in a row in which the ring was in its planned steady state; 0 before."""
     measured_utilisation: Annotated[tuple[float, ...], Max(MAX_STAGES)]
     steady_s: float
-    """How long that window was."""
+    """How long those were together."""
     all_steps_s: float
     """What all steps so far took, filling and draining included."""
     all_steps_predicted_s: float

@@ -209,7 +209,7 @@ class Daemon:
 
     async def _begin(self, member: RingMember, begin: Begin, channel: Channel) -> None:
         try:
-            member.begin(begin)
+            await member.begin(begin)
         except AssignmentError as error:
             log.warning("ring %s: %s", begin.ring, error)
             await channel.send(StageFailed(begin.ring, begin.epoch, member.assign.stage, str(error)))

@@ -70,5 +70,10 @@ def load_stage(
     engine.parts = choose_parts(engine)
     cost = CostFit(*astuple(measure_cost(engine)))
     swapper = open_swapper(cache, device, kv.copy_bytes_per_s)
-    rates = (0.0, 0.0) if swapper is None else copy_rates(swapper, cache)
-    return LoadedStage(engine, cost, device.type == "cpu", *rates, swapper)
+    if swapper is None:
+        return LoadedStage(engine, cost, device.type == "cpu", 0.0, 0.0)
+    try:
+        return LoadedStage(engine, cost, device.type == "cpu", *copy_rates(swapper, cache), swapper)
+    except BaseException:
+        swapper.close()
+        raise

@@ -33,6 +33,7 @@ from deserve_network.control_messages import (
 )
 from deserve_network.link import MAX_PAYLOAD_BYTES
 from deserve_network.links import Links
+from deserve_network.stage_ready import ready_fault
 from deserve_node.background import BackgroundThread
 from deserve_node.engine import PoolShape
 from deserve_node.errors import NodeError
@@ -101,6 +102,9 @@ class RingMember:
         self._neighbours = Neighbours(assign, links, deadline_s=link_deadline_s)
         self._lending = lending
         self._thread = thread
+        self._loaded: LoadedStage | None = None
+        """Until a compute thread owns it."""
+        self._closed = False
         self._compute: Compute | None = None
         self._head: Head | None = None
         self._text: TextModel | None = None
@@ -126,11 +130,12 @@ class RingMember:
     async def prepare(self) -> StageReady:
         """Load, link, measure. Raises `NodeError` or `NetworkError` with the reason, in an exception group."""
         async with asyncio.TaskGroup() as tasks:
-            loading = tasks.create_task(self._thread.run(self._load))
+            loading = tasks.create_task(self._thread.run(self._load_or_drop))
             tasks.create_task(self._neighbours.connect())
         loaded = loading.result()
         engine = loaded.engine
-        self._compute = Compute(engine, loaded.swapper, stage=self.assign.stage)
+        # From here on its compute thread closes the swapper.
+        self._loaded, self._compute = None, Compute(engine, loaded.swapper, stage=self.assign.stage)
         return StageReady(
             ring=self.assign.ring,
             epoch=self.assign.epoch,
@@ -149,6 +154,19 @@ class RingMember:
             threads=torch.get_num_threads(),
             occupies_cores=loaded.occupies_cores,
         )
+
+    def _load_or_drop(self) -> LoadedStage:
+        """On the loading thread: a membership that ended meanwhile has nobody who would close what was loaded."""
+        loaded = self._load()
+        self._loaded = loaded
+        if self._closed:
+            self._drop_loaded()
+        return loaded
+
+    def _drop_loaded(self) -> None:
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None and loaded.swapper is not None:
+            loaded.swapper.close()
 
     def _load(self) -> LoadedStage:
         assign, lending = self.assign, self._lending
@@ -171,10 +189,18 @@ class RingMember:
             self._text = TextModel.load(self._files.directory, context_tokens=context_tokens)
         return loaded
 
-    def begin(self, begin: Begin) -> None:
+    def _may_begin(self) -> bool:
+        return self._compute is not None and self._text is not None and self._head is None
+
+    async def begin(self, begin: Begin) -> None:
         """Head only: every stage is ready; build the scheduler from what they have. Raises `AssignmentError`."""
-        if self._compute is None or self._text is None or self._head is not None:
+        if not self._may_begin():
             raise AssignmentError("Begin for a stage that is no head, is not ready, or has begun")
+        assert self._compute is not None
+        assert self._text is not None
+        for stage, ready in enumerate(begin.ready):
+            if (fault := ready_fault(ready)) is not None:
+                raise AssignmentError(f"Begin: stage {stage}: {fault[0]}: {fault[1]}")
         pools = [
             [PoolShape(pool.window, pool.chunk, pool.pages, pool.host_pages, ready.page_tokens) for pool in ready.pools]
             for ready in begin.ready
@@ -183,7 +209,9 @@ class RingMember:
         token_bytes = shard.hidden_size * shard.dtype.itemsize
         step_tokens = min(lending.token_budget, MAX_PAYLOAD_BYTES // token_bytes)
         try:
-            planner = Planner(
+            # It solves for the first plan, while links have to answer heartbeats.
+            planner = await asyncio.to_thread(
+                Planner,
                 ring_figures(begin.ready, hidden=shard.hidden_size, value_bytes=shard.dtype.itemsize),
                 max_rows=lending.max_rows,
                 step_tokens=step_tokens,
@@ -191,6 +219,8 @@ class RingMember:
             )
         except ValueError as error:
             raise AssignmentError(f"Begin cannot be planned for: {error}") from error
+        if not self._may_begin():
+            return  # closed, or told twice, while it was solved
         scheduler = Scheduler(
             KvBudget(pools),
             planner.plan,
@@ -303,7 +333,9 @@ class RingMember:
 
     async def close(self) -> None:
         """Close the links, wait for the step that computes, drop the tensors. Safe to repeat."""
+        self._closed = True
         await self._neighbours.close()
+        await asyncio.to_thread(self._drop_loaded)
         if self._compute is not None:
             compute, self._compute = self._compute, None
             await asyncio.to_thread(compute.close)

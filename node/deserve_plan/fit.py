@@ -26,7 +26,10 @@ MEMORY_STEPS = 200
 PRIOR_STEPS = 4.0
 """What the measured prior weighs, in steps, all its loads together."""
 OUTLIER = 3.0
-"""A step that took so many times what was expected says that something else had the processor: it counts as that."""
+"""A step that took so many times what was expected, or such a part of it, tells of something else than the stage: it
+counts as that."""
+LEAST_S = 1e-7
+"""No step takes less; a time that does is no time."""
 RESOLVE_STEPS = 64
 """Between two fits: one takes a millisecond, of the event loop that feeds the ring."""
 PRIOR_LOADS = (
@@ -62,8 +65,8 @@ class CostFitter:
         return self._cost
 
     def observe(self, loads: Sequence[StepLoad], seconds: Sequence[float]) -> None:
-        """Steps of `loads` took `seconds`, in this order. A time that is not positive says nothing and is left out."""
-        told = [(load, took) for load, took in zip(loads, seconds, strict=True) if took > 0 and load.tokens > 0]
+        """Steps of `loads` took `seconds`, in this order. A time below `LEAST_S` says nothing and is left out."""
+        told = [(load, took) for load, took in zip(loads, seconds, strict=True) if took >= LEAST_S and load.tokens > 0]
         for first in range(0, len(told), RESOLVE_STEPS):
             self._observe(told[first : first + RESOLVE_STEPS])
 
@@ -71,7 +74,7 @@ class CostFitter:
         features = np.array([_features(load, self._granularity) for load, _ in told])
         seconds = np.array([took for _, took in told])
         expected = features @ _values(self._cost)
-        seconds = np.where(expected > 0, np.minimum(seconds, OUTLIER * expected), seconds)
+        seconds = np.where(expected > 0, np.clip(seconds, expected / OUTLIER, OUTLIER * expected), seconds)
         rows = features / seconds[:, None]
         weights = self._fade ** np.arange(len(told) - 1, -1, -1)
         self._gram = self._gram * self._fade ** len(told) + rows.T @ (rows * weights[:, None])
@@ -91,7 +94,7 @@ def fit_cost(observations: Iterable[tuple[StepLoad, float]], granularity: int) -
 
     Raises `ValueError` where there is none with a positive time.
     """
-    told = [(load, seconds) for load, seconds in observations if seconds > 0]
+    told = [(load, seconds) for load, seconds in observations if seconds >= LEAST_S]
     if not told:
         raise ValueError("no step with a positive time to fit a cost to")
     return _cost(_nonnegative(*_sums(told, granularity)), granularity)
@@ -109,7 +112,7 @@ def _values(cost: StageCost) -> Array:
 def _sums(observations: Iterable[tuple[StepLoad, float]], granularity: int) -> tuple[Array, Array]:
     gram, target = np.zeros((5, 5)), np.zeros(5)
     for load, seconds in observations:
-        if seconds > 0:
+        if seconds >= LEAST_S:
             row = np.array(_features(load, granularity)) / seconds
             gram += np.outer(row, row)
             target += row

@@ -172,6 +172,10 @@ class PlanKeeper:
         """A row that might have generated `allowed_tokens` ended after `new_tokens`."""
         self._rows.end(allowed_tokens, new_tokens)
 
+    def row_left(self) -> None:
+        """A row left before its end, and says nothing of how long rows are."""
+        self._rows.leave()
+
     def returned(self, step: ReturnedStep) -> None:
         """A step's tokens are back. To be called in the order in which steps come back."""
         if self._window is None or step.running == 0:
@@ -184,7 +188,7 @@ class PlanKeeper:
 
     def _close(self, window: Window) -> None:
         expected = expected_s(self._asked.figures, self._asked.workload, self.plan, window)
-        self._refiner.learn(window, self.plan.codec)
+        self._refiner.learn(window)
         self._all_steps_s += window.seconds
         self._all_steps_predicted_s += expected
         off = expected > 0 and abs(window.seconds / expected - 1) > DRIFT
@@ -231,8 +235,8 @@ class PlanKeeper:
         return True
 
     def _predicted(self) -> Prediction:
-        """Of the plan that holds, for the ring and the rows as they are by now."""
-        return dataclasses.replace(self._asked, figures=self.figures, workload=self.workload).predict(self.plan)
+        """Of the plan that holds, by the figures that it was solved from, for the rows as they are by now."""
+        return dataclasses.replace(self._asked, workload=self.workload).predict(self.plan)
 
     def report(self) -> Report:
         """The plan, what is expected of it for rows as they are by now, and what was measured since it holds."""

@@ -45,7 +45,7 @@ class PaperNode:
     memory_gib: float = 0.0
     """For weights and KV together."""
     host_memory_gib: float = 0.0
-    """For swapped KV; 0: nothing is swapped."""
+    """For KV, all of which has its place there; nothing is swapped unless it is more than what is on the device."""
     copy_gb_per_s: float = 12.0
     """Between the two, each way."""
     fixed_ms: float = 0.0
@@ -134,11 +134,13 @@ def paper_ring(
         kv_bytes = node.memory_gib * GIB - _weights(model, nodes, index, layers)
         if kv_bytes < page_bytes:
             raise PaperError(f"nodes: {node.name}: {layers} layers leave no memory for KV")
+        device_pages = int(kv_bytes / page_bytes)
+        # Every page has its place in host memory, those on the device too.
         memory = StageMemory(
             node.page_tokens,
-            int(kv_bytes / page_bytes),
+            device_pages,
             page_bytes,
-            int(node.host_memory_gib * GIB / page_bytes),
+            max(0, int(node.host_memory_gib * GIB / page_bytes) - device_pages),
             node.copy_gb_per_s * 1e9,
             node.copy_gb_per_s * 1e9,
         )

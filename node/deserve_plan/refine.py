@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from deserve_plan.codecs import token_bytes
 from deserve_plan.figures import LinkFigures, RingFigures
 from deserve_plan.fit import CostFitter
 from deserve_plan.steady import machines
-from deserve_plan.window import ReturnedStep, Window
+from deserve_plan.window import Window
 
 __all__ = ["FigureRefiner"]
 
@@ -28,25 +27,27 @@ class FigureRefiner:
     def __init__(self, figures: RingFigures) -> None:
         self._measured = figures
         self._links = figures.links
+        self._carried = 0.0
+        """Bytes a second over each link in the window before."""
         self._fitters = [CostFitter(stage.cost) for stage in figures.stages]
 
     @property
     def figures(self) -> RingFigures:
-        """As measured, with the costs and latencies learnt since."""
+        """As measured, with the costs, bandwidths and latencies learnt since."""
         stages = tuple(
             dataclasses.replace(stage, cost=fitter.cost)
             for stage, fitter in zip(self._measured.stages, self._fitters, strict=True)
         )
         return dataclasses.replace(self._measured, stages=stages, links=self._links)
 
-    def learn(self, window: Window, codec: str) -> None:
-        """Take over what the steps of a window took, with hidden states packed by `codec`."""
+    def learn(self, window: Window) -> None:
+        """Take over what the steps of a window took."""
         if window.seconds <= 0:
             return
         loads = [step.load for step in window.steps]
         for stage, (fitter, times) in enumerate(zip(self._fitters, self._crowding(window), strict=True)):
             fitter.observe(loads, [step.compute_s[stage] / times for step in window.steps])
-        self._learn_bandwidth(window, codec)
+        self._learn_bandwidth(window)
         self._learn_latency(window)
 
     def _crowding(self, window: Window) -> list[float]:
@@ -61,13 +62,12 @@ class FigureRefiner:
                 crowding[index] = max(1.0, used)
         return crowding
 
-    def _learn_bandwidth(self, window: Window, codec: str) -> None:
-        carried = sum(self._bytes(step, codec) for step in window.steps) / window.seconds
-        self._links = (*(_at_least(link, carried) for link in self._links[:-1]), *self._links[-1:])
-
-    def _bytes(self, step: ReturnedStep, codec: str) -> float:
-        """That the step sent over each link but the last."""
-        return step.load.tokens * token_bytes(codec, self._measured.hidden, self._measured.value_bytes)
+    def _learn_bandwidth(self, window: Window) -> None:
+        carried = sum(step.hidden_bytes for step in window.steps) / window.seconds
+        # Steps that piled up somewhere and came back in one burst did not cross the links as fast as that.
+        surely = min(carried, self._carried)
+        self._links = (*(_at_least(link, surely) for link in self._links[:-1]), *self._links[-1:])
+        self._carried = carried
 
     def _learn_latency(self, window: Window) -> None:
         last = window.steps[-1].rtt_s

@@ -1,7 +1,7 @@
 """What a ring's rows are like, learnt as they start and end: how long, and in which codec they cross links. Pure.
 
 A row that starts tells its prompt and how many tokens it may generate; only one that ends tells how many it did. Of
-rows that started together the short ones end first, so ends are believed once more rows have ended than are under way.
+rows that started together the short ones end first, so ends are believed once as many rows have ended as have not.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class RowStatistics:
         self._assumed = assumed
         self._started = 0
         self._ended = 0
+        self._left = 0
         self._prompt = assumed.prompt_tokens
         self._allowed = assumed.new_tokens
         self._used = 1.0
@@ -49,11 +50,15 @@ class RowStatistics:
         weight = max(1 / self._ended, 1 / MEMORY_ROWS)
         self._used += weight * (min(1.0, new_tokens / max(1, allowed_tokens)) - self._used)
 
+    def leave(self) -> None:
+        """A row that had started will not end here."""
+        self._left += 1
+
     def workload(self) -> Workload:
         """The rows to come, as far as rows so far tell."""
         if self._started < LEAST_ROWS:
             return self._assumed
-        used = self._used if self._ended >= max(LEAST_ROWS, self._started / 2) else 1.0
+        used = self._used if self._ended >= max(LEAST_ROWS, (self._started - self._left) / 2) else 1.0
         return Workload(self._prompt, max(1.0, self._allowed * used))
 
     @property

@@ -63,7 +63,8 @@ def solve(
     """The plan that generates most tokens a second, with its prediction.
 
     `codecs` are those that may be used, the one that changes least first; `max_rows` bounds the rows in flight and
-    `step_tokens` the tokens of a step. Raises `ValueError` for sizes below 1 and where no stage can hold one row.
+    `step_tokens` the tokens of a step. Where memory has no head-room for one mean row, rows run one at a time. Raises
+    `ValueError` for sizes below 1, naming them.
     """
     _check(figures, workload, max_rows, step_tokens)
     best: _Candidate | None = None

@@ -121,13 +121,22 @@ class RingTimes:
     """Seconds of a mean step on every resource of a ring, for several numbers of rows per microbatch at once."""
 
     def __init__(
-        self, figures: RingFigures, load: MeanLoad, codec: str = "raw", coalesce: int = 1, step_s: Array | None = None
+        self,
+        figures: RingFigures,
+        load: MeanLoad,
+        codec: str = "raw",
+        coalesce: int = 1,
+        *,
+        step_s: Array | None = None,
+        hidden_bytes: Array | None = None,
     ) -> None:
+        """`step_s` [stages, rows] and `hidden_bytes` [rows]: given where the mean's own steps are known."""
         self.step_s = (
             np.array([mean_step_s(stage.cost, load) for stage in figures.stages]) if step_s is None else step_s
         )
-        """[stages, rows]: given where the steps of the mean are known one by one."""
-        hidden = load.tokens * token_bytes(codec, figures.hidden, figures.value_bytes)
+        """[stages, rows]"""
+        packed = load.tokens * token_bytes(codec, figures.hidden, figures.value_bytes)
+        hidden = packed if hidden_bytes is None else hidden_bytes
         frames = [_frame_s(stage, load, hidden, coalesce) for stage in figures.stages]
         self.frame_s = sum(frames) if len(frames) > 1 else 0.0 * hidden
         """[rows]"""
@@ -146,8 +155,8 @@ class RingTimes:
         """[links, rows]"""
         # Measured are the least and the 95th percentile; the mean lies about half way.
         self.latency_s = sum(link.latency_s + link.latency_spread_s / 2 for link in figures.links)
-        self.spread_s = sum(link.latency_spread_s**2 for link in figures.links) ** 0.5
-        """Swings of independent links add up as their squares do."""
+        self.spread_s = sum((link.latency_spread_s / 2) ** 2 for link in figures.links) ** 0.5
+        """From the mean to the 95th percentile: swings of independent links add up as their squares do."""
         self.coalesce = coalesce
 
     def slot_s(self, copy_s: Array) -> Array:

@@ -30,6 +30,8 @@ class ReturnedStep:
     """Prompt tokens among `load.tokens`."""
     drawn: int
     """Tokens generated."""
+    hidden_bytes: int
+    """Of its hidden states, as packed for a link."""
     compute_s: Sequence[float]
     """Of every stage."""
     running: int
@@ -83,7 +85,10 @@ def expected_s(figures: RingFigures, workload: Workload, plan: RingPlan, window:
     microbatches = max(1.0, sum(step.microbatches for step in steps) / count)
     rows = sum(step.running for step in steps) / count / microbatches
     means = [sum(stage.cost.step_s(step.load) for step in steps) / count for stage in figures.stages]
-    times = RingTimes(figures, load, plan.codec, plan.coalesce, step_s=np.array(means).reshape(-1, 1))
+    hidden = np.array([sum(step.hidden_bytes for step in steps) / count])
+    times = RingTimes(
+        figures, load, plan.codec, plan.coalesce, step_s=np.array(means).reshape(-1, 1), hidden_bytes=hidden
+    )
     copies = copies_s(figures, workload, plan, np.array([rows]))
     slot = times.slot_s(copies)
     return count / microbatches * float(period_s(microbatches, slot, times.trip_s(slot, copies))[0])

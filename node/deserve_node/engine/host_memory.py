@@ -12,7 +12,7 @@ from deserve_node.engine.cache import KvCache
 from deserve_node.engine.ledger import Ledger, Transfer
 from deserve_node.engine.mover import ArenaMover, Mover
 from deserve_node.engine.pool_ledger import PageCopies
-from deserve_node.engine.swap import Swapper
+from deserve_node.engine.swap import COPY_DEADLINE_S, CopyError, Swapper
 
 __all__ = ["copy_rates", "open_swapper"]
 
@@ -72,7 +72,10 @@ def _timed(mover: Mover, transfer: Transfer, device: torch.device) -> float:
 
     started = time.perf_counter()
     mover.start(transfer, done)
-    finished.result()
+    try:
+        finished.result(COPY_DEADLINE_S)
+    except TimeoutError:
+        raise CopyError(f"pages that measure host memory: not done after {COPY_DEADLINE_S:g} s") from None
     mover.fence(transfer.number)
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -12,7 +12,7 @@ from deserve_node.engine.mover import Mover
 from deserve_node.engine.pages import PageTable
 from deserve_node.errors import NodeError
 
-__all__ = ["CopyError", "Swapper"]
+__all__ = ["COPY_DEADLINE_S", "CopyError", "Swapper"]
 
 COPY_DEADLINE_S = 300.0
 """Far beyond any transfer: a lane that takes longer has died."""

@@ -70,6 +70,8 @@ class _UnderWay:
 
     load: StepLoad
     prompt_tokens: int
+    hidden_bytes: int
+    """Of its hidden states on a link."""
 
 
 class Head:
@@ -101,7 +103,8 @@ class Head:
         self._under_way: dict[int, _UnderWay] = {}
         self._rows: dict[int, HeadRow] = {}
         self._wake = asyncio.Event()
-        self._asked = False
+        self._asked = 0
+        """Rows that the coordinator was asked for and has not leased yet."""
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.microbatches = 0
@@ -134,7 +137,7 @@ class Head:
         if self._planner is not None:
             self._planner.rows_left(sum(row.part_left for row in self._rows.values()) + lease.waiting)
         # Not before: rows that are not open yet would pass for room, and be asked for twice.
-        self._asked = False
+        self._asked = 0
         self._wake.set()
 
     def _take_on(self, opened: HeadRow | RowResult) -> None:
@@ -158,6 +161,7 @@ class Head:
             row = self._rows.pop(key, None)
             if row is not None:
                 self._scheduler.cancel(row.row)
+                self._left()
         self._wake.set()
 
     def give_back(self, rows: int) -> list[RowLog]:
@@ -180,13 +184,23 @@ class Head:
 
     async def _plan(self, planner: Planner) -> None:
         """Follow another plan whenever one is found that fits the ring better, from the next step on."""
-        await planner.propose_codecs()
+        await self._propose(planner)
         while True:
             if await planner.solve_next():
                 self._scheduler.apply_plan(planner.plan, planner.costs, planner.latency_s)
                 log.info("%s: %s", self._ring, _described(planner.plan))
-                await planner.propose_codecs()
+                await self._propose(planner)
+            else:
+                self._scheduler.learn(planner.costs, planner.latency_s)
             self._wake.set()
+
+    async def _propose(self, planner: Planner) -> None:
+        """Find out which codecs are worth proposing; a request that is open proposes them, too."""
+        before = planner.proposed_codecs
+        await planner.propose_codecs()
+        if self._asked and planner.proposed_codecs is not None and planner.proposed_codecs != before:
+            self._desk.want_rows(self._asked, planner.proposed_codecs)
+        self._wake.set()
 
     async def _drive(self) -> None:
         # One step computes and the next is composed and queued: the compute thread never waits for the scheduler.
@@ -201,6 +215,7 @@ class Head:
             plan = self._scheduler.next_step()
             for failed in self._scheduler.take_failed():
                 self._desk.rows_done([_too_large(self._rows.pop(failed.key))])
+                self._left()
             if plan is None:
                 self._wake.clear()
                 await self._wake.wait()
@@ -213,20 +228,22 @@ class Head:
                 self._compute.tune(_tune(self._ring, self._epoch, plan.tune))
             work = StepWork(plan.microbatch, plan.released, plan.chunks, inputs)
             computing = self._compute.submit(work)
-            self._under_way[plan.step] = _UnderWay(plan.load, plan.prompt_tokens)
+            hidden_bytes = 0 if self._planner is None else self._planner.hidden_bytes(plan.segments)
+            self._under_way[plan.step] = _UnderWay(plan.load, plan.prompt_tokens, hidden_bytes)
             await submitted.put((plan, computing))
 
     def _ask(self) -> None:
-        if self._asked:
+        codecs = (self._scheduler.plan.codec,) if self._planner is None else self._planner.proposed_codecs
+        # A batch whose first rows came before the ring knows what to propose would be raw to its end.
+        if self._asked or codecs is None:
             return
         # One refill beyond what runs: a row that ends is replaced without a round trip to the coordinator.
         target = self._scheduler.planned_rows * 5 // 4
         room = target - len(self._rows)
         # Asking for a handful at a time would cost a round trip to the coordinator per row.
         if room >= max(1, target // 8):
-            self._asked = True
-            codecs = (self._scheduler.plan.codec,) if self._planner is None else self._planner.proposed_codecs
-            self._desk.want_rows(min(room, MAX_LEASE_ROWS), codecs)
+            self._asked = min(room, MAX_LEASE_ROWS)
+            self._desk.want_rows(self._asked, codecs)
 
     async def _announce(self, plan: StepPlan) -> None:
         """Tell the tail of the rows that are new to it."""
@@ -317,6 +334,7 @@ class Head:
                 load=step.load,
                 prompt=step.prompt_tokens,
                 drawn=len(sampled.drawn),
+                hidden_bytes=step.hidden_bytes,
                 compute_s=compute_s,
                 rtt_s=rtt_s,
                 running=self._scheduler.decoding,
@@ -324,9 +342,15 @@ class Head:
             )
         )
 
+    def _left(self) -> None:
+        """A row left before its end."""
+        if self._planner is not None:
+            self._planner.row_left()
+
     def _give_up(self, head_row: HeadRow, reason: str) -> RowResult:
         del self._rows[head_row.row.key]
         self._scheduler.cancel(head_row.row)
+        self._left()
         error = RequestError("", f"the model cannot go on: {reason}", "model_error", status=500)
         return error_result(head_row.leased, head_row.lease, head_row.fence, error)
 

@@ -10,10 +10,11 @@ import asyncio
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from deserve_network.control_messages import PlanReport
-from deserve_plan.codecs import CODECS
+from deserve_network.ring_messages import Segment
+from deserve_plan.codecs import CODECS, token_bytes
 from deserve_plan.cost import StageCost
 from deserve_plan.figures import RingFigures, Workload
 from deserve_plan.keeper import PlanKeeper, ReturnedStep
@@ -58,8 +59,8 @@ class Planner:
         self._finish_at: float | None = None
         self._finish_due = False
         self._work = asyncio.Event()
-        self.proposed_codecs: tuple[str, ...] = ()
-        """Wire codecs with which the ring would be faster than with raw, the fastest first."""
+        self.proposed_codecs: tuple[str, ...] | None = None
+        """Wire codecs with which the ring would be faster than with raw, the fastest first; None: not known yet."""
 
     @property
     def plan(self) -> RingPlan:
@@ -74,6 +75,11 @@ class Planner:
     def latency_s(self) -> float:
         """Of all hops together."""
         return sum(link.latency_s for link in self._keeper.question.figures.links)
+
+    def hidden_bytes(self, segments: Sequence[Segment]) -> int:
+        """Of a step's hidden states, as packed for a link."""
+        figures = self._keeper.question.figures
+        return sum(part.tokens * token_bytes(part.codec, figures.hidden, figures.value_bytes) for part in segments)
 
     def plan_for(self, rows: int) -> RingPlan | None:
         """The plan for so many rows; None while it is not known."""
@@ -91,6 +97,10 @@ class Planner:
 
     def row_ended(self, allowed_tokens: int, new_tokens: int) -> None:
         self._keeper.row_ended(allowed_tokens, new_tokens)
+
+    def row_left(self) -> None:
+        """A row left the ring before its end."""
+        self._keeper.row_left()
 
     def rows_left(self, rows: float) -> None:
         """So many rows are to be done by this ring, now and later: when it will be done is found out."""
@@ -124,9 +134,10 @@ class Planner:
         self._work.clear()
         if (due := self._keeper.due()) is not None:
             plan = await asyncio.to_thread(due.renew, self.plan)
-            if self._keeper.adopt(due, plan):
-                self._few_rows.clear()
-                self._wanted = 0
+            another = self._keeper.adopt(due, plan)
+            self._few_rows.clear()
+            self._wanted = 0
+            if another:
                 self._finish_due = self._left is not None
                 self._work.set()
                 return True

@@ -40,7 +40,8 @@ class Scheduler:
 
     `plan_for` answers with the plan for so many rows, or None while it is not known: while fewer are there than `plan`
     is for, that one holds. `costs` are those of every stage and bounded link, and `latency_s` what a step spends on the
-    wire, all hops together. `max_rows` bounds the rows that decode and `max_tokens` the tokens of a step.
+    wire, all hops together. `max_rows` bounds the rows that are planned for, and `max_tokens` what prompts fill a step
+    up to: a plan's decodes go first, however many they are.
 
     `chunks_in_flight` bounds the chunks of one row that are under way at once (0: no bound), and with `whole_prompts`
     prompts are not cut (but at `max_tokens`): so do others, and benchmarks compare.
@@ -83,14 +84,18 @@ class Scheduler:
     def apply_plan(self, plan: RingPlan, costs: Sequence[StageCost], latency_s: float = 0.0) -> None:
         """Follow another plan from the next step on. Rows that no longer fit the memory as it divides it wait again."""
         self._plan = plan
-        self._costs = tuple(set(costs))
-        budget_s = max(LEAST_BUDGET_S, plan.step_budget_s)
-        self._depth = max(plan.microbatches, len(costs) + math.ceil(min(latency_s / budget_s, 4096.0)))
-        """Steps in flight that keep every stage at work while none of them holds a decode."""
+        self.learn(costs, latency_s)
         self._tune: RingPlan | None = None
         self._use(plan)
         while not self.budget.holds(plan):
             self._preempt(self._youngest())
+
+    def learn(self, costs: Sequence[StageCost], latency_s: float) -> None:
+        """What steps cost, and spend on the wire, has become known better."""
+        self._costs = tuple(set(costs))
+        budget_s = max(LEAST_BUDGET_S, self._plan.step_budget_s)
+        self._depth = max(self._plan.microbatches, len(costs) + math.ceil(min(latency_s / budget_s, 4096.0)))
+        """Steps in flight that keep every stage at work while none of them holds a decode."""
 
     @property
     def plan(self) -> RingPlan:
@@ -169,7 +174,7 @@ class Scheduler:
         """A step came back with these tokens. Returns the rows that grew, in the same order, each by its token.
 
         Sequences that were preempted or finished meanwhile are passed over. Raises `ValueError` for a step that is not
-        under way.
+        under way, and for a token of a row that no step has drawn one for.
         """
         for prompt, sequence in self._microbatches.returned(microbatch, step).prompts:
             if prompt.sequence == sequence:
@@ -180,6 +185,10 @@ class Scheduler:
             row = running.get(token.sequence)
             if row is None:
                 continue
+            if row.computed < row.length:
+                raise ValueError(
+                    f"step {step} came back with a token for sequence {token.sequence}, which has none due"
+                )
             row.generated.append(token.token)
             grown.append((row, token))
             if row.microbatch < 0:

@@ -96,6 +96,8 @@ def load_profile(path: Path) -> RingProfile:
         if key not in common:
             raise ProfileError(f"{path}: stage.{key} is missing")
     stage = StageProfile(**common)
+    if not (stage.fixed_ms or stage.token_ms):
+        raise ProfileError(f"{path}: stage.fixed_ms: with token_ms 0, too, a step would take no time")
     others = values.get("stages", [])
     if not isinstance(others, list):
         raise ProfileError(f"{path}: stages must be tables, written [[stages]]")

@@ -47,6 +47,7 @@ class Ring:
                     load,
                     rows if prompt is None else prompt,
                     rows,
+                    new * 256,
                     compute,
                     plan.microbatches * rows,
                     plan.microbatches,
@@ -193,6 +194,18 @@ def test_all_steps_are_compared_with_what_their_plan_gives_for_them() -> None:
     report = keeper.report()
     assert report.steady_s == 0.0
     assert report.all_steps_s == pytest.approx(report.all_steps_predicted_s, rel=0.03)
+
+
+def test_rows_that_leave_do_not_keep_the_others_from_being_believed() -> None:
+    keeper = keeper_of(figures())
+    for _ in range(1000):
+        keeper.row_started(64, 64)
+    for _ in range(60):
+        keeper.row_ended(64, 8)
+    assert keeper.workload.new_tokens == 64
+    for _ in range(900):
+        keeper.row_left()
+    assert keeper.workload.new_tokens == pytest.approx(8)
 
 
 def test_rows_that_stop_early_count_once_most_have_ended() -> None:

@@ -162,32 +162,49 @@ async def test_a_prompt_that_is_being_scored_is_not_given_back(ring):
     assert ring.head.give_back(2) == []
 
 
-async def test_a_tail_that_keeps_a_stages_time_to_itself_breaks_the_ring(tiny_model):
-    figures = RingFigures(
-        (StageFigures(StageCost(0.0, 0.001), StageMemory(16, 4096)),) * 2, (LinkFigures(),) * 2, hidden=4, value_bytes=4
+def planned_head(planner, tiny_model, onward, tail, desk):
+    scheduler = Scheduler(
+        KvBudget([[PoolShape(0, 0, 4096)]]),
+        planner.plan,
+        planner.costs,
+        plan_for=planner.plan_for,
+        max_rows=ROWS,
+        max_tokens=64,
     )
-    planner = Planner(figures, max_rows=ROWS, step_tokens=64)
-    onward = Outward()
-    alone = (StageTiming(0.1),)
-    tail = Outward(answer=lambda step: Sampled("r", 1, step, 0, (), timings=alone), onward=onward)
-    head = Head(
+    return Head(
         "r",
         1,
         compute=Layers(),
-        scheduler=Scheduler(
-            KvBudget([[PoolShape(0, 0, 4096)]]),
-            planner.plan,
-            planner.costs,
-            plan_for=planner.plan_for,
-            max_rows=ROWS,
-            max_tokens=64,
-        ),
+        scheduler=scheduler,
         text=TextModel.load(tiny_model),
-        desk=Desk(),
+        desk=desk,
         links=HeadLinks(onward, tail),
         planner=planner,
     )
+
+
+def planner_of(link, hidden=4):
+    stage = StageFigures(StageCost(0.0, 0.001), StageMemory(16, 4096))
+    return Planner(RingFigures((stage,) * 2, (link,) * 2, hidden, value_bytes=4), max_rows=ROWS, step_tokens=64)
+
+
+async def test_a_tail_that_keeps_a_stages_time_to_itself_breaks_the_ring(tiny_model):
+    onward = Outward()
+    alone = (StageTiming(0.1),)
+    tail = Outward(answer=lambda step: Sampled("r", 1, step, 0, (), timings=alone), onward=onward)
+    head = planned_head(planner_of(LinkFigures()), tiny_model, onward, tail, Desk())
     await head.add(lease_of(1))
     with pytest.RaisesGroup(pytest.RaisesExc(RingProtocolError, match="timings"), flatten_subgroups=True):
         async with asyncio.timeout(30):
             await head.run()
+
+
+async def test_the_first_rows_are_asked_for_with_the_codecs_that_are_worth_it(tiny_model):
+    onward, desk = Outward(), Desk()
+    head = planned_head(planner_of(LinkFigures(bytes_per_s=1e5), hidden=512), tiny_model, onward, Outward(), desk)
+    running = asyncio.create_task(head.run())
+    async with asyncio.timeout(30):
+        _, codecs = await desk.wishes.get()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert codecs == ("int8", "bf16")

@@ -47,7 +47,7 @@ async def test_steps_that_take_half_as_long_again_bring_another_plan() -> None:
         trip_s = 4 * (compute_s + HOP_S)
         now_s = step * max(compute_s, trip_s / microbatches)
         times = (compute_s,) * 4
-        ring.returned(ReturnedStep(now_s, load, 2 * rows, rows, times, rows * microbatches, microbatches))
+        ring.returned(ReturnedStep(now_s, load, 2 * rows, rows, 0, times, rows * microbatches, microbatches))
     async with asyncio.timeout(30):
         assert await ring.solve_next()
     assert ring.plan != before
@@ -69,6 +69,7 @@ async def test_the_codecs_are_proposed_that_help_a_slow_link() -> None:
         4,
     )
     ring = Planner(slow, max_rows=256, step_tokens=2048)
+    assert ring.proposed_codecs is None
     await ring.propose_codecs()
     assert ring.proposed_codecs == ("int8", "bf16")
     by_hand = Planner(slow, max_rows=256, step_tokens=2048, overrides=PlanOverrides(codec="bf16"))

@@ -207,6 +207,26 @@ def test_a_step_that_is_not_under_way_is_refused() -> None:
         scheduler.complete(3, 0, [])
 
 
+def test_a_token_for_a_row_that_has_none_due_is_refused() -> None:
+    scheduler = scheduler_with(100, tokens=16)
+    scheduler.add(Row(0, tuple(range(64))))
+    first = scheduler.next_step()
+    assert first is not None
+    assert not any(chunk.wanted for chunk in first.chunks)
+    with pytest.raises(ValueError, match="none due"):
+        scheduler.complete(first.step, first.microbatch, [SampledToken(first.chunks[0].sequence, 16, 7)])
+
+
+def test_a_second_token_of_one_step_is_refused() -> None:
+    scheduler = scheduler_with(100)
+    scheduler.add(Row(0, (1, 2, 3)))
+    step = scheduler.next_step()
+    assert step is not None
+    token = SampledToken(step.chunks[0].sequence, 3, 7)
+    with pytest.raises(ValueError, match="none due"):
+        scheduler.complete(step.step, step.microbatch, [token, token])
+
+
 def complete(scheduler: Scheduler, plan: StepPlan, token: int = 7) -> None:
     """The plan's step comes back with a token for each row that wanted one."""
     drawn = [SampledToken(c.sequence, c.start + c.count, token) for c in plan.chunks if c.wanted]
