@@ -54,12 +54,15 @@ class PlanQuestion:
     overrides: PlanOverrides
 
     def solve(self) -> RingPlan:
-        """The best plan, but for what is set by hand. Raises `ValueError` where a stage has no memory for KV."""
+        """The best plan, but for what is set by hand. Raises `ValueError` where a stage has no memory for KV, and for
+        more rows than a step takes tokens."""
         figures, workload = self.figures, self.workload
         plan = solve(figures, workload, max_rows=self.max_rows, codecs=self.codecs, step_tokens=self.step_tokens)
         if not self.overrides:
             return plan
         plan = self.overrides.applied_to(plan)
+        if plan.rows_per_microbatch > self.step_tokens:
+            raise ValueError(f"rows: a step takes {self.step_tokens} tokens here, not {plan.rows_per_microbatch}")
         if self.overrides.step_budget_ms is None:
             # The planner's budget was for its own number of rows.
             rows, _ = rows_in_flight(figures, workload, dataclasses.replace(plan, step_budget_s=0.0), self.max_rows)

@@ -244,6 +244,11 @@ def test_a_report_has_the_fields_of_its_message() -> None:
     assert list(typing.get_type_hints(Report)) == list(typing.get_type_hints(PlanReport))
 
 
+def test_more_rows_than_a_step_takes_cannot_be_set_by_hand() -> None:
+    with pytest.raises(ValueError, match="rows: a step takes 64 tokens"):
+        PlanKeeper(figures(), WORKLOAD, max_rows=400, step_tokens=64, overrides=PlanOverrides(rows=65))
+
+
 def test_what_is_set_by_hand_stays_and_is_predicted_as_it_is() -> None:
     keeper = PlanKeeper(figures(), WORKLOAD, max_rows=4000, overrides=PlanOverrides(microbatches=3, rows=90))
     assert (keeper.plan.microbatches, keeper.plan.rows_per_microbatch) == (3, 90)
