@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from bars import report
+from bars import codec_uplinks, report
 from bars.catalogue import LETTERS, groups
 from bars.group import Settings
 from bars.journal import Journal, Measurement
@@ -132,6 +132,19 @@ def test_predictions_are_checked_in_enough_settings():
     assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
 
 
+def test_codecs_are_compared_within_the_rounds_that_have_them_all(tmp_path):
+    journal = Journal(tmp_path / "j.jsonl")
+    for codec, speeds in {"raw": (50.0, 60.0), "bf16": (90.0, 80.0), "int8": (100.0,)}.items():
+        for number, speed in enumerate(speeds):
+            journal.add(rate("k 1 Mbit/s", codec, number, speed))
+    journal.add(Measurement("k 1 Mbit/s", "any codec", 0, {"tokens_per_s": 99.0, "plan": {"codec": "int8"}}))
+    journal.add(Measurement("k 1 Mbit/s", "any codec", 1, {"tokens_per_s": 70.0, "plan": {"codec": "bf16"}}))
+    rows = codec_uplinks.rows(journal, Settings(3, False, tmp_path))
+    found = {row.requirement.what: row for row in rows}
+    assert found["1 Mbit/s: proposed / best codec"].values == (0.99,)
+    assert found["1 Mbit/s: raw"].values == (50.0, 60.0)
+
+
 def test_the_bound_counts_the_slowest_stage_alone():
     # 10 steps of 64 tokens on one stage and of 32 on the other, in 2 s: 0.1 s and 0.001 s a token.
     figures = {"steps": [10, 10], "tokens": [640, 320], "seconds": 2.0, "cpu_share": 0.1}
@@ -143,6 +156,7 @@ def test_rows_of_drawn_lengths_have_the_mean_asked_for():
     rows = Rows(4000, 16, 64, 100.0)
     lengths = [line["body"]["max_tokens"] for line in rows.lines("demo", 10.0)]
     assert statistics.fmean(lengths) == pytest.approx(64, rel=0.05)
+    assert statistics.fmean(lengths) == pytest.approx(rows.mean_new_tokens, rel=0.02)
     assert (min(lengths), max(lengths)) == (1, 256)
     older = [length - 64 for length in lengths if length > 64]
     assert statistics.fmean(older) == pytest.approx(64, rel=0.1)  # what is left does not depend on age

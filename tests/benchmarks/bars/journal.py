@@ -60,7 +60,12 @@ class Journal:
 
     def values(self, experiment: str, contestant: str, figure: str) -> list[float]:
         """One figure of a contestant in every round that has it."""
-        return [found[figure] for found in self.rounds(experiment, contestant).values() if figure in found]
+        return list(self.by_round(experiment, contestant, figure).values())
+
+    def by_round(self, experiment: str, contestant: str, figure: str) -> dict[int, float]:
+        """One figure of a contestant, by the rounds that have it."""
+        found = self.rounds(experiment, contestant)
+        return {number: figures[figure] for number, figures in found.items() if figure in figures}
 
     def ratios(self, experiment: str, above: str, below: str, figure: str = "tokens_per_s") -> list[float]:
         """Of two contestants, within each round that has both: a machine whose speed drifts does not decide."""

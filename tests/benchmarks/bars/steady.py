@@ -27,6 +27,9 @@ __all__ = ["Rows", "Window", "measure_steady"]
 
 Json = dict[str, Any]
 
+_LONGEST = 4
+"""Of drawn lengths, over their mean."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -35,7 +38,7 @@ class Rows:
 
     `aged`: so many of the first rows, as many as the ring holds at once, are in their middle, with the longer prompts
     of rows that run since long, and all rows are equally long. If 0, `new_tokens` is the mean of a geometric
-    distribution, of which at most four times as many are kept: how long a row still runs does not depend on its age,
+    distribution that is cut at four times as many: how long a row still runs does not depend on its age,
     so the ring ends and replaces as many from the start.
     """
 
@@ -52,6 +55,13 @@ class Rows:
         """Tokens of a prompt of the first rows, on average."""
         return self.prompt_tokens + (self.new_tokens // 2 if self.aged else 0)
 
+    @property
+    def mean_new_tokens(self) -> float:
+        """Tokens that a row generates on average: fewer than `new_tokens` where lengths are drawn and cut."""
+        if self.aged:
+            return float(self.new_tokens)
+        return self.new_tokens * (1 - (1 - 1 / self.new_tokens) ** (_LONGEST * self.new_tokens))
+
     def lines(self, model: str, seconds: float) -> Iterator[Json]:
         """The batch: the first rows, and what replaces them during `seconds`."""
         more = int(self.most_tokens_per_s * seconds / self.new_tokens) + self.in_flight // 4
@@ -64,7 +74,7 @@ class Rows:
 
     def _drawn_length(self, draw: random.Random) -> int:
         drawn = 1 + int(math.log(1 - draw.random()) / math.log1p(-1 / self.new_tokens))
-        return min(4 * self.new_tokens, drawn)
+        return min(_LONGEST * self.new_tokens, drawn)
 
 
 @dataclass(frozen=True)
