@@ -15,9 +15,10 @@ from bars.catalogue import LETTERS, groups
 from bars.group import Settings
 from bars.journal import Journal, Measurement
 from bars.plan_settings import SETTINGS
+from bars.ring_status import NotSteady
 from bars.rounds import Contestant, Experiment, run
 from bars.rows import Requirement, Row
-from bars.steady import Rows
+from bars.steady import Rows, Window, check_rows
 from bars.timed_latency import timed_bound
 
 LATENCY = Path(__file__).with_name("latency.py")
@@ -160,6 +161,28 @@ def test_rows_of_drawn_lengths_have_the_mean_asked_for():
     assert (min(lengths), max(lengths)) == (1, 256)
     older = [length - 64 for length in lengths if length > 64]
     assert statistics.fmean(older) == pytest.approx(64, rel=0.1)  # what is left does not depend on age
+
+
+def status_of(seconds, tokens, **plan):
+    fields = {"rows_active": 64, "microbatches": 4, "rows_per_microbatch": 16}
+    return {"since_begin_s": seconds, "completion_tokens": tokens, "plan": plan, **fields}
+
+
+def test_a_prediction_is_made_before_what_it_is_measured_against():
+    first = status_of(100.0, 5_000, predicted_tokens_per_s=90.0, steady_s=0.0, plans=3)
+    last = status_of(110.0, 6_000, predicted_tokens_per_s=100.0, steady_s=9.0, plans=5)
+    stage = {"steps": 1, "tokens": 1, "busy_s": 0.1, "bytes_sent": 1}
+    figures = Window((first, last), ([stage], [stage]), 1.0, 5.0, {}).figures()
+    assert (figures["tokens_per_s"], figures["predicted_tokens_per_s"]) == (100.0, 90.0)
+    assert (figures["steady_seen"], figures["replans"], figures["plan"]["plans"]) == (False, 2, 5)
+
+
+def test_a_window_that_ran_into_the_drain_is_no_steady_state():
+    check_rows({"total": 100, "completed": 35, "failed": 0}, made=100, active=64)
+    with pytest.raises(NotSteady, match="all 100 rows"):
+        check_rows({"total": 100, "completed": 36, "failed": 0}, made=100, active=64)
+    with pytest.raises(NotSteady, match="1 rows failed"):
+        check_rows({"total": 100, "completed": 10, "failed": 1}, made=100, active=64)
 
 
 def test_aged_rows_are_in_their_middle():

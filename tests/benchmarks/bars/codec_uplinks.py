@@ -101,6 +101,7 @@ def _contestants(mbit: float, settings: Settings) -> Sequence[Contestant]:
             config,
             _workload(mbit, codecs),
             window_s=3 if settings.quick else 20,
+            settle_s=0 if settings.quick else 10,
         ).contestant()
 
     forced = (network(codec, () if codec == "raw" else (codec,), f"codec={codec}") for codec in _CODECS)

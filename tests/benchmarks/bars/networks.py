@@ -81,7 +81,7 @@ class SteadyNetwork:
     config: TestnetConfig
     rows: Rows
     window_s: float
-    settle_s: float = 0.0
+    settle_s: float
     fill_deadline_s: float = 600.0
     during: Callable[[RingStatus, float], Awaitable[dict[str, Any]]] | None = None
 

@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 
 class NotSteady(Exception):
-    """The ring did not fill in time, changed while it was measured, or rows failed."""
+    """The ring did not fill in time, changed while it was measured, ran out of rows, or rows failed."""
 
 
 class RingStatus:
@@ -80,7 +80,7 @@ class RingStatus:
 
     async def until_settled(self, quiet_s: float, deadline_s: float) -> None:
         """Wait until the head has kept to one plan for `quiet_s`, as at first it knows nothing of the rows to come, and
-        has seen the planned steady state; or has not, in four times as long."""
+        has seen the planned steady state; or has not, in four times as long. With 0 it does not wait for that state."""
         deadline = time.monotonic() + deadline_s
         plans, since = -1, time.monotonic()
         while time.monotonic() < deadline:

@@ -13,7 +13,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from deserve_client.settings import Settings as ClientSettings
 from deserve_testnet.prompts.synthetic import synthetic_rows, write_rows
 from deserve_testnet.testnet import Testnet
 
-__all__ = ["Rows", "Window", "measure_steady"]
+__all__ = ["Rows", "Window", "check_rows", "measure_steady"]
 
 Json = dict[str, Any]
 
@@ -88,10 +88,11 @@ class Window:
     more: Json
 
     def figures(self) -> Json:
-        """For the journal; lists are by stage, and count what happened within the window."""
+        """For the journal; lists are by stage, and count what happened within the window. What is predicted, and
+        whether the head had seen its planned steady state (`steady_seen`), is as it was when the window began."""
         first, last = self.head
         seconds = last["since_begin_s"] - first["since_begin_s"]
-        plan = last.get("plan") or {}
+        before, plan = first.get("plan") or {}, last.get("plan") or {}
         return {
             "tokens_per_s": (last["completion_tokens"] - first["completion_tokens"]) / seconds,
             "seconds": seconds,
@@ -100,7 +101,9 @@ class Window:
             "rows_active": last["rows_active"],
             "microbatches": last["microbatches"],
             "rows_per_microbatch": last["rows_per_microbatch"],
-            "predicted_tokens_per_s": plan.get("predicted_tokens_per_s", 0.0),
+            "predicted_tokens_per_s": before.get("predicted_tokens_per_s", 0.0),
+            "steady_seen": bool(before.get("steady_s")),
+            "replans": plan.get("plans", 0) - before.get("plans", 0),
             **{name: self._grown(name) for name in ("steps", "tokens", "busy_s", "bytes_sent")},
             "plan": plan,
             **self.more,
@@ -115,17 +118,18 @@ async def measure_steady(
     rows: Rows,
     *,
     window_s: float,
-    settle_s: float = 0.0,
+    settle_s: float,
     fill_deadline_s: float = 600.0,
     during: Callable[[RingStatus, float], Awaitable[Json]] | None = None,
 ) -> Window:
     """Fill the ring of `net` with `rows`, measure `window_s` of its steady state, and empty it again.
 
     Between filling and measuring, the head's plan must have held for `settle_s`. `during` may watch the window: it gets
-    its length, returns when that is over, and what it returns is added to the figures. Raises NotSteady.
+    its length, returns when that is over, and what it returns is added to the figures. Raises NotSteady, also where the
+    window ran into the batch's end.
     """
-    lines = rows.lines(net.config.model, window_s + fill_deadline_s / 4)
-    source = write_rows(net.directory / "steady.jsonl", lines)
+    lines = list(rows.lines(net.config.model, window_s + fill_deadline_s / 4))
+    source = write_rows(net.directory / "steady.jsonl", iter(lines))
     async with CoordinatorClient(ClientSettings(net.base_url, net.api_key)) as client, ring_status(net) as status:
         await status.until_empty(fill_deadline_s)
         before = await status.stage(0)
@@ -138,12 +142,20 @@ async def measure_steady(
             await net.unless_one_dies(status.until_settled(settle_s, fill_deadline_s))
             fill_s = time.monotonic() - started
             window = await net.unless_one_dies(_window(net, status, window_s, fill_s, during))
-            if failed := (await client.batch(batch["id"]))["request_counts"]["failed"]:
-                raise NotSteady(f"{failed} rows failed")
+            check_rows((await client.batch(batch["id"]))["request_counts"], len(lines), window.head[1]["rows_active"])
         finally:
             await client.cancel(batch["id"])
         await status.until_empty(fill_deadline_s)
     return window
+
+
+def check_rows(counts: Mapping[str, int], made: int, active: int) -> None:
+    """Of a batch of `made` rows, `active` of them in the ring when its window ended. Raises NotSteady where rows failed
+    or where none was left to replace one that ends."""
+    if counts["failed"]:
+        raise NotSteady(f"{counts['failed']} rows failed")
+    if made - counts["completed"] <= active:
+        raise NotSteady(f"all {made} rows were in the ring or done when the window ended")
 
 
 async def _window(

@@ -70,6 +70,7 @@ def experiments(settings: Settings) -> list[Experiment]:
             TestnetConfig(nodes=_STAGES, latency_ms=_LATENCY_MS, stage_profile=profile, plan=plan),
             MixedRows(512, 16, 64, 1500.0),
             window_s=5 if settings.quick else 40,
+            settle_s=0 if settings.quick else 10,
             during=_watch_steps,
         ).contestant()
         for name, plan in ((_CHUNKED, ""), (_WHOLE, "whole_prompts=1"))

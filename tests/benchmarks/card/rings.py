@@ -35,7 +35,7 @@ def experiment(
 
     def contestant(name: str, config: TestnetConfig) -> Contestant:
         workload = Rows(rows, _PROMPT, _NEW, 50_000.0)
-        return SteadyNetwork(name, config, workload, window_s).contestant()
+        return SteadyNetwork(name, config, workload, window_s, settle_s=10).contestant()
 
     networks = tuple(contestant(name, config) for name, config in ((ONE, one), (FOUR, four), (EIGHTH, eighth)))
     # Each needs the whole card.
