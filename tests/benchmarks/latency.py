@@ -82,6 +82,9 @@ def main() -> int:
     parsed = options()
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     path = parsed.journal or BUILD / ("latency-quick.jsonl" if parsed.quick else "latency.jsonl")
+    if parsed.quick and not parsed.no_run and parsed.journal is None:
+        # What an earlier quick run saw would hide what no longer works.
+        path.unlink(missing_ok=True)
     journal = Journal(path)
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="deserve-bars-") as scratch:

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,26 @@ def test_a_journal_is_read_again(tmp_path):
     assert Journal(tmp_path / "build" / "j.jsonl").rounds("a", "0 ms") == {0: {"tokens_per_s": 100.0}}
 
 
-def test_half_a_line_of_a_killed_run_is_measured_again(tmp_path):
+def test_a_line_says_what_measured_it_and_when(tmp_path):
+    path = tmp_path / "j.jsonl"
+    Journal(path).add(rate("a", "0 ms", 0, 100.0))
+    line = json.loads(path.read_text())
+    assert set(line) == {"experiment", "contestant", "round", "figures", "commit", "at"}
+    assert datetime.fromisoformat(line["at"]).utcoffset() == timedelta(0)
+
+
+def test_a_line_without_commit_and_time_is_read(tmp_path):
+    path = tmp_path / "j.jsonl"
+    path.write_text('{"experiment": "a", "contestant": "0 ms", "round": 0, "figures": {"tokens_per_s": 1.0}}\n')
+    assert Journal(path).values("a", "0 ms", "tokens_per_s") == [1.0]
+
+
+@pytest.mark.parametrize("cut", ['"rou', '"round": 0, "figures": {"plan": {}'])
+def test_half_a_line_of_a_killed_run_is_measured_again(tmp_path, cut):
     path = tmp_path / "j.jsonl"
     Journal(path).add(rate("a", "0 ms", 0, 100.0))
     with path.open("a") as file:
-        file.write('{"experiment": "a", "contestant": "64 ms", "rou')
+        file.write('{"experiment": "a", "contestant": "64 ms", ' + cut)
     journal = Journal(path)
     assert not journal.has("a", "64 ms", 0)
     journal.add(rate("a", "64 ms", 0, 99.0))

@@ -1,19 +1,26 @@
 """What was measured, one JSON object a line, written the moment it is known: an interrupted run goes on where it was.
 
-A line is one contestant in one round of one experiment. Lines are never changed; delete the file to measure anew.
+A line is one contestant in one round of one experiment; `commit` is what `git describe` said of the checkout that
+measured it ("" where there is no git), `at` when it was written (ISO 8601, UTC). Lines of before may lack these two.
+Lines are never changed; delete the file to measure anew.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 __all__ = ["Figures", "Journal", "Measurement"]
 
 Figures = Mapping[str, Any]
+
+_DESCRIBE = ("git", "--no-optional-locks", "describe", "--always", "--dirty")
+_DESCRIBE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -33,9 +40,12 @@ class Journal:
         self._found: dict[tuple[str, str, int], Figures] = {}
         if path.exists():
             for line in path.read_text().splitlines():
-                # A run that was killed while it wrote leaves half a line behind.
-                if line.endswith("}"):
-                    self._take(Measurement(**json.loads(line)))
+                try:
+                    found = json.loads(line)
+                except json.JSONDecodeError:
+                    # A run that was killed while it wrote leaves half a line behind.
+                    continue
+                self._take(Measurement(found["experiment"], found["contestant"], found["round"], found["figures"]))
 
     def add(self, measurement: Measurement) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +54,8 @@ class Journal:
                 file.seek(-1, 2)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-            file.write(json.dumps(asdict(measurement)).encode() + b"\n")
+            line = {**asdict(measurement), "commit": _commit(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+            file.write(json.dumps(line).encode() + b"\n")
         self._take(measurement)
 
     def has(self, experiment: str, contestant: str, number: int) -> bool:
@@ -78,3 +89,13 @@ class Journal:
 
     def _take(self, measurement: Measurement) -> None:
         self._found[measurement.experiment, measurement.contestant, measurement.round] = measurement.figures
+
+
+def _commit() -> str:
+    try:
+        described = subprocess.run(
+            _DESCRIBE, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=_DESCRIBE_S
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return ""
+    return described.stdout.strip() if described.returncode == 0 else ""
