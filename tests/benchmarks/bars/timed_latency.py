@@ -1,7 +1,8 @@
 """Bars a and b on timed stages: what latency costs a ring that plans for it, and how close it comes to its bound.
 
 Every stage takes 2 ms and 1.5 ms a token for a step: large batches, where arithmetic and not the reading of weights
-takes the time. Memory holds all rows. What a stage that reads weights for most of its step makes of latency, and of
+takes the time. Every latency gets the rows that the largest one needs, or less latency would mean smaller steps. Memory
+holds all rows. What a stage that reads weights for most of its step makes of latency, and of
 memory that does not hold all rows, is bar d's.
 """
 
@@ -27,11 +28,10 @@ _FIXED_MS, _TOKEN_MS = 2.0, 1.5
 _PROMPT, _NEW = 2, 128
 """Short prompts: how many rows happen to end within a window hardly changes what it generates."""
 _MICROBATCH = 64
-_HIDDEN, _VALUE_BYTES = 512, 2
 _PROFILE = {
     "fixed_ms": _FIXED_MS,
     "token_ms": _TOKEN_MS,
-    "hidden": _HIDDEN,
+    "hidden": 512,
     "dtype": "bfloat16",
     "page_tokens": 16,
     "device_pages": 100_000,
@@ -79,13 +79,15 @@ def _latencies(settings: Settings) -> tuple[int, ...]:
 
 
 def _network(profile: str, stages: int, latency_ms: int, wan: Wan, settings: Settings) -> SteadyNetwork:
-    round_trip_s = stages * (latency_ms / 1e3 + _MICROBATCH / _RATE)
+    rows = rows_in_flight(_RATE, stages * (_latencies(settings)[-1] / 1e3 + _MICROBATCH / _RATE))
+    # What a row waits for its next token, at whatever latency.
+    trip_s = rows / _RATE
     return SteadyNetwork(
         _contestant(latency_ms),
         TestnetConfig(nodes=stages, latency_ms=latency_ms, wan=wan, stage_profile=profile),
-        Rows(rows_in_flight(_RATE, round_trip_s), _PROMPT, _NEW, _RATE),
+        Rows(rows, _PROMPT, _NEW, _RATE),
         window_s=3 if settings.quick else 12,
-        settle_s=0 if settings.quick else 3 * round_trip_s,
+        settle_s=0 if settings.quick else 3 * trip_s,
     )
 
 
