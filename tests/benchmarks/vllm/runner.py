@@ -5,7 +5,8 @@
 Prints {"ready": seconds} when the model is loaded. Each line {"prompts": [[token, ...], ...], "new_tokens": n} is
 answered by {"seconds": s, "tokens": [[token, ...], ...]}: greedy, prefill included, end-of-sequence ignored. With
 --node, pipeline stages are on several machines: rank 0 is the one that answers, the others print nothing and serve it
-until they are ended. Runs in vllm's own environment (`make_environment.sh`) and imports nothing of this project.
+until they are ended. Each stage takes its share of this machine's cores; set OMP_NUM_THREADS where it has them all. Runs in
+vllm's own environment (`make_environment.sh`) and imports nothing of this project.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ def settle_environment(options: argparse.Namespace) -> None:
     }
     if options.own:
         settings |= {"VLLM_HOST_IP": options.own, "GLOO_SOCKET_IFNAME": options.interface}
+    if options.stages > 1:
+        # Stages of the bars are processes, or namespaces, of one machine: each computes with its share of the cores.
+        settings["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // options.stages))
     for name, value in settings.items():
         os.environ.setdefault(name, value)
 
