@@ -28,11 +28,11 @@ __all__ = ["MOST_ROWS", "SteadyNetwork", "rows_held", "rows_in_flight", "write_l
 ROWS_FACTOR = 1.3
 """Rows in flight over rate times round trip, as the bars ask for."""
 MOST_ROWS = 4096
-"""That a node's --max-rows takes."""
+"""Our own bound; a node's --max-rows takes up to 16,384."""
 
 
 def rows_in_flight(tokens_per_s: float, round_trip_s: float) -> int:
-    """Rows that keep a ring of this rate busy, with a margin; no more than a head takes."""
+    """Rows that keep a ring of this rate busy, with a margin; no more than MOST_ROWS."""
     return min(MOST_ROWS, math.ceil(ROWS_FACTOR * tokens_per_s * round_trip_s))
 
 

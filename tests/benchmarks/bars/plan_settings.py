@@ -14,7 +14,7 @@ from typing import Any
 
 from bars.group import Settings
 from bars.journal import Journal
-from bars.networks import SteadyNetwork, rows_held, rows_in_flight, write_links, write_profile
+from bars.networks import SteadyNetwork, rows_held, write_links, write_profile
 from bars.rounds import Experiment
 from bars.rows import Requirement, Row
 from bars.steady import Rows
@@ -34,7 +34,6 @@ _STAGE: Mapping[str, Any] = {
     "copy_in_gb_per_s": 4.0,
     "copy_out_gb_per_s": 4.0,
 }
-_VALUE_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _network(setting: PlanSetting, settings: Settings) -> SteadyNetwork:
     )
     # An upper bound of the rate: all rows in one microbatch, back to back.
     most = setting.rows / (stage["fixed_ms"] + stage["token_ms"] * setting.rows) * 1e3
-    rows = Rows(min(setting.rows, rows_in_flight(most, 60.0)), setting.prompt, setting.new, most)
+    rows = Rows(setting.rows, setting.prompt, setting.new, most)
     if setting.memory_binds:
         rows = dataclasses.replace(rows, aged=rows_held(config, rows))
     return SteadyNetwork(
