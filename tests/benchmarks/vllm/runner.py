@@ -5,8 +5,8 @@
 Prints {"ready": seconds} when the model is loaded. Each line {"prompts": [[token, ...], ...], "new_tokens": n} is
 answered by {"seconds": s, "tokens": [[token, ...], ...]}: greedy, prefill included, end-of-sequence ignored. With
 --node, pipeline stages are on several machines: rank 0 is the one that answers, the others print nothing and serve it
-until they are ended. Each stage takes its share of this machine's cores; set OMP_NUM_THREADS where it has them all. Runs in
-vllm's own environment (`make_environment.sh`) and imports nothing of this project.
+until they are ended. A stage takes its share of this machine's cores; set OMP_NUM_THREADS where it has them all. Runs
+in vllm's own environment (`make_environment.sh`) and imports nothing of this project.
 """
 
 from __future__ import annotations
