@@ -9,9 +9,11 @@ import sys
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import latency
 import pytest
-from bars import codec_uplinks, report
+from bars import codec_uplinks, report, timed_latency, wan_pair
 from bars.catalogue import LETTERS, groups
 from bars.group import Settings
 from bars.journal import Journal, Measurement
@@ -132,6 +134,40 @@ def test_a_missed_bar_says_why():
     assert (found["met"], found["reason"]) == (False, "no reason is known yet")
 
 
+def test_markdown_has_every_row_with_its_rounds_and_note():
+    found = report.as_markdown(
+        [
+            Row.of(Requirement("d", "16 ms: our plan", "report", unit=" tok/s"), [700.0, 710.0], "published: 458.5"),
+            Row.of(Requirement("d", "64 ms: ours / plain pipeline", ">=", 3.4, "x"), []),
+            Row.of(Requirement("c", "2 nodes: |error|", "<=", 0.05), [0.01]),
+        ],
+        {},
+    )
+    assert "| 16 ms: our plan | 705 tok/s | 700 to 710 | 2 |  | published: 458.5 |" in found
+    assert "| 64 ms: ours / plain pipeline | not measured |  | 0 | >= 3.4 |  |" in found
+    assert r"| 2 nodes: \|error\| | 0.01 |" in found
+
+
+async def test_a_group_that_cannot_begin_ends_nothing_else(tmp_path, monkeypatch):
+    def cannot(settings):
+        raise OSError("no model")
+
+    log = []
+    working = Experiment("x", (contestant("a", log),), rounds=1)
+    made = [SimpleNamespace(__name__=name, experiments=of) for name, of in (("y", cannot), ("z", lambda _: [working]))]
+    monkeypatch.setattr(latency, "groups", lambda letters: made)
+    failed = await latency.measure(Settings(1, True, tmp_path), ["a"], Journal(tmp_path / "j.jsonl"))
+    assert failed == ["y"]
+    assert "a" in log
+
+
+@pytest.mark.parametrize("group", [timed_latency, wan_pair])
+def test_what_this_machine_cannot_run_is_named(group, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(group, "why_unavailable", lambda: "it needs root")
+    group.experiments(Settings(5, True, tmp_path))
+    assert "it needs root" in capsys.readouterr().err
+
+
 def test_reasons_are_readable():
     assert all(reason for reason in report.load_reasons().values())
 
@@ -223,8 +259,8 @@ def test_the_curves_are_drawn_from_what_the_journal_has(tmp_path):
     from bars.plot import draw
 
     journal = Journal(tmp_path / "j.jsonl")
-    for latency in (0, 64):
-        journal.add(rate("a 4 stages", f"{latency} ms", 0, 500.0 - latency))
-        journal.add(rate(f"d {latency} ms", "our plan", 0, 700.0))
+    for latency_ms in (0, 64):
+        journal.add(rate("a 4 stages", f"{latency_ms} ms", 0, 500.0 - latency_ms))
+        journal.add(rate(f"d {latency_ms} ms", "our plan", 0, 700.0))
     draw(journal, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from bars.journal import Journal
 from bars.rounds import Experiment
 from bars.rows import Row
 
-__all__ = ["Group", "Settings"]
+__all__ = ["Group", "Settings", "say_skipped"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,18 @@ class Settings:
     """A part of the names of the experiments to run; empty runs all."""
 
 
+def say_skipped(what: str, why: str) -> None:
+    """Name on stderr what is not run, and what it lacks."""
+    print(f"skipped: {what}: {why}", file=sys.stderr, flush=True)
+
+
 class Group(Protocol):
     """A module of this package."""
 
+    __name__: str
+
     def experiments(self, settings: Settings) -> Sequence[Experiment]:
-        """What has to be run."""
+        """What has to be run. What this machine cannot run is left out and named by `say_skipped`."""
 
     def rows(self, journal: Journal, settings: Settings) -> Sequence[Row]:
         """What the journal says about this group's bars, measured or not."""

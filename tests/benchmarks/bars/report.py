@@ -13,6 +13,7 @@ from bars.rows import Row
 __all__ = ["as_json", "as_markdown", "as_table", "load_reasons"]
 
 _REASONS = Path(__file__).with_name("reasons.toml")
+_BAR = r"\|"
 _VERDICTS = {True: "met", False: "MISSED", None: "-"}
 
 
@@ -45,15 +46,16 @@ def as_markdown(rows: Sequence[Row], reasons: dict[str, str]) -> str:
     """A table for each bar, and below it the reasons of what is missed: the form of docs/benchmarks.md."""
     lines: list[str] = []
     for bar in dict.fromkeys(row.requirement.bar for row in rows):
-        of_bar = [row for row in rows if row.requirement.bar == bar and row.median is not None]
-        lines += [f"Bar {bar}", "", "| | measured | range | required |", "|---|---|---|---|"]
+        of_bar = [row for row in rows if row.requirement.bar == bar]
+        lines += [f"Bar {bar}", "", "| | measured | range | rounds | required | notes |", "|---|---|---|---|---|---|"]
         for row in of_bar:
             asked = row.requirement
-            measured = f"{row.median:.4g}{asked.unit}"
+            measured = "not measured" if row.median is None else f"{row.median:.4g}{asked.unit}"
             measured = f"**{measured}**" if row.met is False else measured
             spread = f"{min(row.values):.4g} to {max(row.values):.4g}" if len(row.values) > 1 else ""
             bound = "" if asked.sense == "report" else f"{asked.sense} {asked.bound:g}"
-            lines.append(f"| {asked.what} | {measured} | {spread} | {bound} |")
+            cells = (asked.what, measured, spread, str(len(row.values)), bound, row.note)
+            lines.append(f"| {' | '.join(cell.replace('|', _BAR) for cell in cells)} |")
         missed = [row for row in of_bar if row.met is False]
         lines += [
             "",

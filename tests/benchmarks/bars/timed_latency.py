@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bars.group import Settings
+from bars.group import Settings, say_skipped
 from bars.journal import Figures, Journal
 from bars.networks import SteadyNetwork, rows_in_flight, write_profile
 from bars.rounds import Experiment
@@ -44,7 +44,8 @@ def experiments(settings: Settings) -> list[Experiment]:
     profile = write_profile(settings.scratch / "latency.toml", _PROFILE)
     found = []
     for wan in ("inline", "netns"):
-        if wan == "netns" and why_unavailable():
+        if wan == "netns" and (why := why_unavailable()):
+            say_skipped("a, in namespaces", why)
             continue
         for stages in STAGES:
             networks = [_network(profile, stages, latency, wan, settings) for latency in _latencies(settings)]

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bars.group import Settings
+from bars.group import Settings, say_skipped
 from bars.journal import Journal
 from bars.rounds import Contestant, Experiment, Measure
 from bars.rows import Requirement, Row
@@ -35,9 +35,10 @@ _OURS, _OURS_MANY, _VLLM = f"ours, {_ROWS} rows", f"ours, {_MANY} rows", f"vllm-
 
 
 def experiments(settings: Settings) -> list[Experiment]:
-    make_bench_model()
-    if why_unavailable():
+    if why := why_unavailable():
+        say_skipped("j", why)
         return []
+    make_bench_model()
     return [
         Experiment(
             _name(latency),
