@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import latency
 import pytest
-from bars import codec_uplinks, report, timed_latency, wan_pair
+from bars import codec_uplinks, report, swapped_ring, timed_latency, wan_pair
 from bars.catalogue import LETTERS, groups
 from bars.group import Settings
 from bars.journal import Journal, Measurement
@@ -23,6 +23,7 @@ from bars.rounds import Contestant, Experiment, run
 from bars.rows import Requirement, Row
 from bars.steady import Rows, Window, check_rows
 from bars.timed_latency import timed_bound
+from bars.workload import MODELS
 
 LATENCY = Path(__file__).with_name("latency.py")
 
@@ -99,6 +100,22 @@ async def test_contestants_that_are_not_kept_are_alone(tmp_path):
     experiment = Experiment("x", (contestant("a", log), contestant("b", log)), rounds=1, kept=False)
     await run(experiment, Journal(tmp_path / "j.jsonl"), lambda line: None)
     assert log == ["open a", "a", "close a", "open b", "b", "close b"]
+
+
+def test_an_eighth_of_the_kv_follows_from_the_model(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(swapped_ring, "_contestant", lambda name, config, size, settings: opened.append(config))
+    monkeypatch.setattr(swapped_ring, "inspect", lambda files, dtype: SimpleNamespace(**sizes[files]))
+    monkeypatch.setattr(swapped_ring, "resolve", lambda source: source)
+    bench, small = MODELS
+    # Keys and values of 4 and of 3 heads of 64 values in fp32.
+    sizes = {
+        bench.source: {"num_layers": 8, "kv_bytes_per_token_layer": 2 * 4 * 64 * 4},
+        small.source: {"num_layers": 30, "kv_bytes_per_token_layer": 2 * 3 * 64 * 4},
+    }
+    for model in MODELS:
+        swapped_ring._contestants(model, Settings(5, False, tmp_path))
+    assert [config.kv_memory for config in opened] == ["", str(1024 * 64 * 4096 // 8), "", str(256 * 64 * 11520 // 8)]
 
 
 async def test_what_the_journal_has_is_not_run_again(tmp_path):
