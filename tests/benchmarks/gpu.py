@@ -49,9 +49,15 @@ def options() -> argparse.Namespace:
     parser.add_argument("--memory", default="", help="of the device to use; default: 0.8 of what is free")
     parser.add_argument("--rounds", type=int, default=3, help="of the rings")
     parser.add_argument("--rows", type=int, default=256, help="in flight")
-    parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    return parser.parse_args()
+    parser.add_argument("--parts", default=",".join(PARTS), help="with commas; default: all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="written after each part")
+    parsed = parser.parse_args()
+    parsed.parts = [part for part in parsed.parts.replace(",", " ").split() if part]
+    if unknown := [part for part in parsed.parts if part not in PARTS]:
+        parser.error(f"--parts: {', '.join(unknown)}: there are {', '.join(PARTS)}")
+    if parsed.rounds < 1:
+        parser.error("--rounds: at least 1")
+    return parsed
 
 
 def measure_steps(directory: Path, shape: Shape, device: torch.device, memory: int) -> list[Found]:
@@ -117,22 +123,19 @@ def main() -> int:
         cache_directory() / f"random-llama-{parsed.shape}", shape, device=device, dtype=torch.bfloat16
     )
     found: Found = {"device": torch.cuda.get_device_name(), "memory_bytes": memory}
-    for part in parsed.parts.split(","):
+    for part in parsed.parts:
         if part == "steps":
             found[part] = measure_steps(directory, shape, device, memory)
         elif part == "rows":
             found[part] = measure_rows(directory, device, memory, parsed.rows)
         elif part == "attention":
             found[part] = measure_attention(shape, device)
-        elif part == "rings":
-            found[part] = measure_rings(directory, shape, memory, parsed)
         else:
-            print(f"gpu.py: --parts: {part!r} is not one of {', '.join(PARTS)}", file=sys.stderr)
-            return NO_DEVICE
+            found[part] = measure_rings(directory, shape, memory, parsed)
+        if parsed.json is not None:
+            parsed.json.write_text(json.dumps(found, indent=1) + "\n")
         # What a part loaded must not take the next one's memory.
         torch.cuda.empty_cache()
-    if parsed.json is not None:
-        parsed.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

@@ -15,6 +15,7 @@ from card.steps import load_engine, measure_decode, measure_prefill
 
 TINY = Shape(2, 64, 96, 4, 2, 16, 256)
 CPU = torch.device("cpu")
+GPU = Path(__file__).with_name("gpu.py")
 
 
 def test_llama_3_has_eight_billion_weights():
@@ -67,8 +68,17 @@ def test_a_random_checkpoint_loads_and_its_steps_are_measured(tmp_path):
     assert engine.cache.pages_used == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"), [(("--parts", "steps,rosw"), "--parts: rosw"), (("--rounds", "0"), "--rounds: at least 1")]
+)
+def test_a_wrong_argument_is_named_before_anything_is_measured(arguments, error):
+    wrong = subprocess.run([sys.executable, GPU, *arguments], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert error in wrong.stderr
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_without_a_device_the_command_says_so():
-    done = subprocess.run([sys.executable, Path(__file__).with_name("gpu.py")], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, GPU], capture_output=True, text=True)
     assert done.returncode == 2
     assert "no CUDA device" in done.stderr
