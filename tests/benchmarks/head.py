@@ -1,9 +1,12 @@
-"""What a step costs the head of a ring in Python: everything that its event loop does, but waiting.
+"""What a step costs the head of a ring in Python: its own work on the event loop, but waiting.
 
-The real head, scheduler, planner, row bookkeeping, text and message codecs run between a stage 0 that computes nothing
-and a tail that draws fixed tokens; links encode and decode and carry nothing. Rows decode in steady state, end at
-random lengths and are replaced. What the stand-ins themselves take is left out, and so is what other threads do
-(opening rows).
+The real head, scheduler, planner, row bookkeeping, text and ring messages run between a stage 0 that computes nothing
+and a tail that draws fixed tokens. Rows decode in steady state, end at random lengths and are replaced. What the
+stand-ins for the other stages take is left out, and so is what other threads do (opening rows).
+
+A node's event loop does more, which is not measured here: the carrier (sockets, framing, encryption, payloads of real
+width), control messages to and from the coordinator (leases, results, heartbeats), the hand-over of steps to the thread
+that computes, and the status page.
 
 `python tests/benchmarks/head.py` prints milliseconds of the event loop's thread per step, and how much the process grew
 over the measured steps; `--json` as JSON.
