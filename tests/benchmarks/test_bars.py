@@ -225,6 +225,7 @@ def test_the_bound_counts_the_slowest_stage_alone():
 def test_rows_of_drawn_lengths_have_the_mean_asked_for():
     rows = Rows(4000, 16, 64, 100.0)
     lengths = [line["body"]["max_tokens"] for line in rows.lines("demo", 10.0)]
+    assert len(lengths) == rows.made(10.0)
     assert statistics.fmean(lengths) == pytest.approx(64, rel=0.05)
     assert statistics.fmean(lengths) == pytest.approx(rows.mean_new_tokens, rel=0.02)
     assert (min(lengths), max(lengths)) == (1, 256)

@@ -62,12 +62,15 @@ class Rows:
             return float(self.new_tokens)
         return self.new_tokens * (1 - (1 - 1 / self.new_tokens) ** (_LONGEST * self.new_tokens))
 
+    def made(self, seconds: float) -> int:
+        """How many `lines` makes."""
+        return self.in_flight + int(self.most_tokens_per_s * seconds / self.new_tokens) + self.in_flight // 4
+
     def lines(self, model: str, seconds: float) -> Iterator[Json]:
         """The batch: the first rows, and what replaces them during `seconds`."""
-        more = int(self.most_tokens_per_s * seconds / self.new_tokens) + self.in_flight // 4
         lengths = {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens}
         draw = random.Random(0)
-        for row in synthetic_rows(model, rows=self.in_flight + more, staggered=self.aged, **lengths):
+        for row in synthetic_rows(model, rows=self.made(seconds), staggered=self.aged, **lengths):
             if not self.aged:
                 row["body"]["max_tokens"] = self._drawn_length(draw)
             yield row
@@ -128,8 +131,8 @@ async def measure_steady(
     its length, returns when that is over, and what it returns is added to the figures. Raises NotSteady, also where the
     window ran into the batch's end.
     """
-    lines = list(rows.lines(net.config.model, window_s + fill_deadline_s / 4))
-    source = write_rows(net.directory / "steady.jsonl", iter(lines))
+    lasts_s = window_s + fill_deadline_s / 4
+    source = write_rows(net.directory / "steady.jsonl", rows.lines(net.config.model, lasts_s))
     async with CoordinatorClient(ClientSettings(net.base_url, net.api_key)) as client, ring_status(net) as status:
         await status.until_empty(fill_deadline_s)
         before = await status.stage(0)
@@ -142,7 +145,8 @@ async def measure_steady(
             await net.unless_one_dies(status.until_settled(settle_s, fill_deadline_s))
             fill_s = time.monotonic() - started
             window = await net.unless_one_dies(_window(net, status, window_s, fill_s, during))
-            check_rows((await client.batch(batch["id"]))["request_counts"], len(lines), window.head[1]["rows_active"])
+            counts = (await client.batch(batch["id"]))["request_counts"]
+            check_rows(counts, rows.made(lasts_s), window.head[1]["rows_active"])
         finally:
             await client.cancel(batch["id"])
         await status.until_empty(fill_deadline_s)
