@@ -171,7 +171,8 @@ class Link:
     async def measure(self) -> LinkMeasure:
         """Latency and bandwidth from here to the peer, by frames of their own beside whatever else is under way.
 
-        Takes about two seconds and a few round trips at most. Raises `LinkLost`.
+        Takes about two seconds and a few round trips at most, on each stream: it starts over where one breaks. Raises
+        `LinkLost`, also where the peer answers no ping within `silence_s`.
         """
         while True:
             session = self._session
@@ -179,7 +180,12 @@ class Link:
                 raise LinkLost(f"link {self.name} to {self.peer_id}: {self._lost}") from self._lost
             if session is None:
                 await self._news()
-            elif (measured := await measure_link(session.probe)) is not None:
+                continue
+            try:
+                measured = await measure_link(session.probe, self.times.silence_s)
+            except TimeoutError as error:
+                raise LinkLost(f"link {self.name} to {self.peer_id}: {error}") from error
+            if measured is not None:
                 return measured
 
     async def close(self) -> None:

@@ -36,7 +36,7 @@ UNBOUNDED_BYTES_PER_S = 200e6
 PINGS = 12
 PING_INTERVAL_S = 0.008
 BUDGET_S = 2.0
-"""Beside the round trips: the end of the measurement, whatever was found until then."""
+"""Beside the round trips: the end of the trains, whatever was found until then."""
 
 Probe = Callable[[int], "asyncio.Future[float]"]
 """`Session.probe`."""
@@ -103,10 +103,13 @@ def latency_of(rtts: Sequence[float]) -> tuple[float, float]:
     return ordered[0] / 2, (high - ordered[0]) / 2
 
 
-async def measure_link(probe: Probe) -> LinkMeasure | None:
-    """Measure through `probe`. None where the stream ended meanwhile, or answered nothing in time."""
+async def measure_link(probe: Probe, silence_s: float) -> LinkMeasure | None:
+    """Measure through `probe`. None where the stream ended meanwhile.
+
+    `silence_s`: how long a ping's answer may take. Raises `TimeoutError` where none comes within it.
+    """
     loop = asyncio.get_running_loop()
-    rtts = await _ping(probe)
+    rtts = await _ping(probe, silence_s)
     if not rtts:
         return None
     deadline = loop.time() + BUDGET_S + 4 * min(rtts)
@@ -122,13 +125,13 @@ async def measure_link(probe: Probe) -> LinkMeasure | None:
         if len(arrivals) < PROBES:
             break
     # Once more: a process that was busy for the tenth of a second before is not so any more.
-    latency_s, latency_spread_s = latency_of([*rtts, *await _ping(probe)])
+    latency_s, latency_spread_s = latency_of([*rtts, *await _ping(probe, silence_s)])
     bytes_per_s, bandwidth_spread = bandwidth_of(trains)
     return LinkMeasure(latency_s, latency_spread_s, bytes_per_s, bandwidth_spread)
 
 
-async def _ping(probe: Probe) -> list[float]:
-    """Round trips of a few pings; none where the stream ends."""
+async def _ping(probe: Probe, silence_s: float) -> list[float]:
+    """Round trips of a few pings, seconds; none where the stream ends. Raises `TimeoutError` where none is answered."""
     loop = asyncio.get_running_loop()
     begun: list[float] = []
     pings: list[asyncio.Future[float]] = []
@@ -136,7 +139,9 @@ async def _ping(probe: Probe) -> list[float]:
         begun.append(loop.time())
         pings.append(probe(0))
         await asyncio.sleep(PING_INTERVAL_S)
-    await asyncio.wait(pings, timeout=BUDGET_S)
+    _, missing = await asyncio.wait(pings, timeout=silence_s)
+    if len(missing) == PINGS:
+        raise TimeoutError(f"no ping was answered within {silence_s:g} s")
     return [pong.result() - start for start, pong in zip(begun, pings, strict=True) if _answered(pong)]
 
 

@@ -14,7 +14,7 @@ from deserve_network.framing import Kind, Preamble
 from deserve_network.host import Host
 from deserve_network.link import MAX_PAYLOAD_BYTES, Link
 from deserve_network.link_messages import LINK, Open, Refused
-from deserve_network.link_session import LinkTimes
+from deserve_network.link_session import LinkTimes, Session
 from deserve_network.link_state import Window
 from deserve_network.links import Links
 from deserve_network.ring_messages import RING_PROTOCOL, Chunk, Segment, Step
@@ -161,6 +161,16 @@ async def test_a_measurement_of_a_lost_link_says_so(link_up: LinkUp) -> None:
     await near.close()
     with pytest.raises(LinkLost):
         await measuring
+
+
+async def test_a_measurement_that_nobody_answers_names_the_link(
+    link_up: LinkUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = await link_up(times=BRIEF)
+    monkeypatch.setattr(Session, "_answered", lambda *_: None)
+    with pytest.raises(LinkLost, match=f"ring/1/0 to {near.peer_id}: no ping was answered within 1 s"):
+        await asyncio.wait_for(near.measure(), 5)
+    assert near.streams == far.streams == 1
 
 
 async def test_frames_that_wait_for_company_arrive_in_order_and_soon(link_up: LinkUp) -> None:

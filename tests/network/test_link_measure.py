@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deserve_network import link_measure
 from deserve_network.control_messages import LinkShape
 from deserve_network.emulation import Line
 from deserve_network.framing import PREAMBLE_BYTES
@@ -88,4 +89,24 @@ async def test_a_stream_that_ends_before_the_first_answer_gives_no_measurement()
         answer.cancel()
         return answer
 
-    assert await measure_link(probe) is None
+    assert await measure_link(probe, silence_s=5.0) is None
+
+
+async def test_answers_that_take_as_long_as_a_link_may_be_silent_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(link_measure, "BUDGET_S", 0.01)
+
+    def probe(_: int) -> asyncio.Future[float]:
+        answer: asyncio.Future[float] = loop.create_future()
+        at = loop.time() + 0.3
+        loop.call_at(at, answer.set_result, at)
+        return answer
+
+    measured = await measure_link(probe, silence_s=5.0)
+    assert measured is not None
+    assert measured.latency_s == pytest.approx(0.15, abs=0.01)
+
+
+async def test_pings_without_any_answer_are_no_end_of_the_stream() -> None:
+    with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
+        await measure_link(lambda _: asyncio.get_running_loop().create_future(), silence_s=0.05)
