@@ -92,7 +92,9 @@ async def test_a_stream_that_ends_before_the_first_answer_gives_no_measurement()
     assert await measure_link(probe, silence_s=5.0) is None
 
 
-async def test_answers_that_take_as_long_as_a_link_may_be_silent_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answers_that_take_as_long_as_a_link_may_be_silent_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(link_measure, "BUDGET_S", 0.01)
 
