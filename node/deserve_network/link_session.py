@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,9 @@ from deserve_network.outlet import Outlet
 __all__ = ["LinkTimes", "Owner", "Session"]
 
 FIRST_PINGS = 6
+MAX_CONTROL_FRAMES = 4096
+"""That wait to leave, about a MB. An honest peer causes two a second, and the largest payload holds them up for nine
+minutes on 1 Mbit/s."""
 _PROBE = bytes(PROBE_BYTES)
 
 
@@ -145,14 +149,14 @@ class Session:
             self.send_control(Kind.ACK)
 
     async def _beat(self) -> None:
-        while True:
+        for beat in itertools.count(1):
             self._ping += 1
             self._pings[self._ping] = self._loop.time()
             if len(self._pings) > 64:
                 del self._pings[next(iter(self._pings))]
             self.send_control(Kind.PING, self._ping)
             # A few early round trips, because a ring is planned with what is known of its links when it forms.
-            await asyncio.sleep(self._times.heartbeat_s / (8 if self._ping <= FIRST_PINGS else 1))
+            await asyncio.sleep(self._times.heartbeat_s / (8 if beat < FIRST_PINGS else 1))
 
     async def _watch(self) -> None:
         # Counts its own ticks instead of comparing clocks: a loop that stood still must not accuse its peer.
@@ -166,6 +170,8 @@ class Session:
     async def _read(self) -> None:
         while True:
             preamble, header, payload = await read_frame(self.stream, self._limits)
+            if self.outlet.urgent_frames > MAX_CONTROL_FRAMES:
+                raise ProtocolError(f"more than {MAX_CONTROL_FRAMES} control frames wait for a peer that does not read")
             self._owner.on_counters(preamble.received, preamble.consumed)
             match preamble.kind:
                 case Kind.DATA:

@@ -54,7 +54,7 @@ class Outlet:
         self._wake = asyncio.Event()
 
     def push(self, buffers: Sequence[Buffer], *, urgent: bool = False, alone: bool = True) -> None:
-        """Queue one frame. What may be queued is bounded by the link's window.
+        """Queue one frame. The link's window bounds how much data queues; `urgent_frames` is the caller's to watch.
 
         An urgent frame overtakes the others; one that is not `alone` may wait for others of its kind.
         """
@@ -69,6 +69,11 @@ class Outlet:
             self._release()
         elif self._release_timer is None:
             self._release_timer = self._loop.call_later(COALESCE_S, self._release)
+
+    @property
+    def urgent_frames(self) -> int:
+        """Urgent frames that wait for the stream or the line."""
+        return len(self._urgent)
 
     def set_coalesce(self, coalesce: int) -> None:
         self._coalesce = coalesce
