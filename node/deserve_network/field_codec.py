@@ -20,12 +20,19 @@ from typing import Annotated, Any, get_args, get_origin
 
 from deserve_network.errors import SchemaError
 
-__all__ = ["DEFAULT_MAX", "FieldCodec", "Max", "decode_fields", "encode_fields"]
+__all__ = ["DEFAULT_MAX", "FieldCodec", "Max", "Min", "decode_fields", "encode_fields"]
 
 
 @dataclass(frozen=True)
 class Max:
     """Upper limit of a field: characters of a str, bytes of a bytes, items of a tuple, magnitude of an int."""
+
+    limit: int
+
+
+@dataclass(frozen=True)
+class Min:
+    """Lower limit of an int; where there is none, its upper one negated."""
 
     limit: int
 
@@ -75,15 +82,15 @@ def _fields(kind: type) -> tuple[_Field, ...]:
     )
 
 
-def _codec_of(annotation: Any, limit: int | None = None) -> FieldCodec:
+def _codec_of(annotation: Any, limit: int | None = None, least: int | None = None) -> FieldCodec:
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *notes = get_args(annotation)
-        limits = [note.limit for note in notes if isinstance(note, Max)]
-        return _codec_of(inner, limits[0] if limits else None)
+        most = next((note.limit for note in notes if isinstance(note, Max)), None)
+        return _codec_of(inner, most, next((note.limit for note in notes if isinstance(note, Min)), None))
     if origin in (typing.Union, types.UnionType):
         (inner,) = [a for a in get_args(annotation) if a is not type(None)]
-        return _optional(_codec_of(inner, limit))
+        return _optional(_codec_of(inner, limit, least))
     if origin is tuple:
         item, _ = get_args(annotation)
         most = DEFAULT_MAX[tuple] if limit is None else limit
@@ -93,7 +100,8 @@ def _codec_of(annotation: Any, limit: int | None = None) -> FieldCodec:
         encode, decode = functools.partial(encode_fields, annotation), functools.partial(decode_fields, annotation)
         return _one_by_one(encode, decode)
     if annotation in (int, float, str, bytes, bool):
-        return _scalar(annotation, DEFAULT_MAX.get(annotation, 0) if limit is None else limit)
+        most = DEFAULT_MAX.get(annotation, 0) if limit is None else limit
+        return _scalar(annotation, most, -most if least is None else least)
     raise TypeError(f"{annotation!r} cannot be a message field")
 
 
@@ -106,15 +114,17 @@ def _one_by_one(encode: Callable[[Any], Any], decode: Callable[[Any, str], Any])
     )
 
 
-def _scalar(kind: type, limit: int) -> FieldCodec:
+def _scalar(kind: type, limit: int, least: int) -> FieldCodec:
     def decode(value: Any, where: str) -> Any:
         if kind is float and type(value) is int:
             value = float(value)
         found: Any = type(value)
         if found is not kind:
             raise SchemaError(f"{where}: expected {kind.__name__}, got {found.__name__}")
-        if kind is int and abs(value) > limit:
-            raise SchemaError(f"{where}: {value} exceeds {limit}")
+        if kind is int and not least <= value <= limit:
+            raise SchemaError(
+                f"{where}: {value} exceeds {limit}" if value > limit else f"{where}: {value} is below {least}"
+            )
         if kind is float and not math.isfinite(value):
             raise SchemaError(f"{where}: not a finite number")
         if kind in (str, bytes) and len(value) > limit:
@@ -123,7 +133,7 @@ def _scalar(kind: type, limit: int) -> FieldCodec:
 
     def sound(column: list[Any]) -> bool:
         if kind is int:
-            return bool(max(column) <= limit and min(column) >= -limit)
+            return bool(max(column) <= limit and min(column) >= least)
         if kind is float:
             return all(map(math.isfinite, column))
         return kind is bool or max(map(len, column)) <= limit

@@ -13,7 +13,7 @@ from typing import Annotated
 from deserve_network.byte_stream import ByteStream
 from deserve_network.errors import ProtocolError
 from deserve_network.framing import Kind, Limits, Preamble, read_frame
-from deserve_network.schema import Max, Table
+from deserve_network.schema import Max, Min, Table
 
 __all__ = [
     "LINK",
@@ -61,7 +61,7 @@ class Open:
 class DirectOffer:
     """A direct socket to the acceptor: where, how to know it, and what to show there."""
 
-    port: int
+    port: Annotated[int, Min(1), Max(65535)]
     """Of TCP, at the addresses of the libp2p host."""
     certificate: Annotated[bytes, Max(PIN_BYTES)]
     """SHA-256 of what the acceptor will show in TLS."""

@@ -13,9 +13,9 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 
 from deserve_network.errors import SchemaError
-from deserve_network.field_codec import DEFAULT_MAX, Max, decode_fields, encode_fields
+from deserve_network.field_codec import DEFAULT_MAX, Max, Min, decode_fields, encode_fields
 
-__all__ = ["Max", "SchemaError", "Table", "default_limit"]
+__all__ = ["Max", "Min", "SchemaError", "Table", "default_limit"]
 
 
 def default_limit(kind: type) -> int:

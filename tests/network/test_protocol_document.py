@@ -17,20 +17,21 @@ from deserve_network.control_messages import CONTROL
 from deserve_network.framing import Kind
 from deserve_network.link_messages import LINK
 from deserve_network.ring_messages import RING
-from deserve_network.schema import Max, Table, default_limit
+from deserve_network.schema import Max, Min, Table, default_limit
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 
-def _describe(annotation: Any, limit: int | None = None) -> tuple[str, str]:
+def _describe(annotation: Any, limit: int | None = None, least: int | None = None) -> tuple[str, str]:
     """Type and limit of a field as the document words them."""
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *notes = get_args(annotation)
-        return _describe(inner, next((note.limit for note in notes if isinstance(note, Max)), None))
+        most, least = (next((n.limit for n in notes if isinstance(n, kind)), None) for kind in (Max, Min))
+        return _describe(inner, most, least)
     if origin in (typing.Union, types.UnionType):
         (inner,) = [item for item in get_args(annotation) if item is not type(None)]
-        name, most = _describe(inner, limit)
+        name, most = _describe(inner, limit, least)
         return f"{name} or nil", most
     if origin is tuple:
         item, item_most = _describe(get_args(annotation)[0])
@@ -39,8 +40,14 @@ def _describe(annotation: Any, limit: int | None = None) -> tuple[str, str]:
     if dataclasses.is_dataclass(annotation):
         return annotation.__name__, ""
     most = default_limit(annotation) if limit is None else limit
-    words = {str: f"{most} characters", bytes: f"{most} bytes", int: "64-bit" if most >= 2**63 - 1 else f"±{most}"}
+    words = {str: f"{most} characters", bytes: f"{most} bytes", int: _range(most, least)}
     return annotation.__name__, words.get(annotation, "finite" if annotation is float else "")
+
+
+def _range(most: int, least: int | None) -> str:
+    if least is not None:
+        return f"{least} to {most}"
+    return "64-bit" if most >= 2**63 - 1 else f"±{most}"
 
 
 def _nested(kind: type) -> list[type]:

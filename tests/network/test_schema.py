@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deserve_network.schema import Max, SchemaError, Table
+from deserve_network.schema import Max, Min, SchemaError, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,13 @@ class Outer:
     maybe: int | None = None
 
 
-TABLE = Table("test", {1: Outer, 2: Inner}, max_bytes=400)
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    port: Annotated[int, Min(1), Max(65535)]
+    ports: Annotated[tuple[Annotated[int, Min(1), Max(65535)], ...], Max(3)] = ()
+
+
+TABLE = Table("test", {1: Outer, 2: Inner, 3: Bounded}, max_bytes=400)
 
 inners = st.builds(
     Inner,
@@ -84,6 +90,9 @@ def test_arbitrary_bytes_are_a_message_or_a_schema_error(data: bytes) -> None:
         ([1, "n", 0.0, [], b"", True], "Outer.maybe: expected int, got bool"),
         ([1, "n"], "expected 5 fields of Outer"),
         ([2, 2**64 - 1, 0.5, [], 0], "Inner.number: 18446744073709551615 exceeds"),
+        ([3, 0, []], "Bounded.port: 0 is below 1"),
+        ([3, 65536, []], "Bounded.port: 65536 exceeds 65535"),
+        ([3, 1, [65535, 0]], "Bounded.ports: 0 is below 1"),
         ([9, 1], "unknown tag 9"),
         ([], r"expected \[tag"),
         ({1: 2}, "not msgpack"),
