@@ -25,7 +25,10 @@ _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 async def follow_offer(
     stream: ByteStream, offer: DirectOffer, sockets: DirectSockets, addresses: Sequence[str]
 ) -> ByteStream:
-    """The dialer's half: the direct socket, or `stream` where none can be had. Raises `StreamClosed`."""
+    """The dialer's half: the direct socket, or `stream` where none can be had. Raises `StreamClosed`.
+
+    Whatever it raises, and where it is cancelled, no direct socket is left.
+    """
     try:
         direct = await sockets.dial(direct_hosts(addresses), offer, stream.peer_id)
     except DialError as error:
@@ -34,15 +37,18 @@ async def follow_offer(
         return stream
     try:
         await write_message(stream, Carried(direct=True))
+        await stream.close()
     except BaseException:
         direct.abandon()
         raise
-    await stream.close()
     return direct
 
 
 async def until_carried(stream: ByteStream, expected: Expected, timeout_s: float) -> ByteStream:
-    """The acceptor's half: what the dialer chose. Raises `StreamClosed` and `ProtocolError`."""
+    """The acceptor's half: what the dialer chose. Raises `StreamClosed` and `ProtocolError`.
+
+    Whatever it raises, and where it is cancelled, a direct socket that had come is ended, here or with `expected`.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             choice = await read_message(stream)
@@ -53,7 +59,11 @@ async def until_carried(stream: ByteStream, expected: Expected, timeout_s: float
     if not choice.direct:
         return stream
     direct = expected.take()
-    await stream.close()
+    try:
+        await stream.close()
+    except BaseException:
+        direct.abandon()
+        raise
     return direct
 
 

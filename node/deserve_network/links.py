@@ -248,7 +248,8 @@ class Links:
             except LinkRefused:
                 raise
             except NetworkError:
-                continue  # that stream broke already; the dialer comes again
+                # It broke, or the dialer was late or wrong on one that still stands; either way they come again.
+                await stream.reset()
             except BaseException:
                 await stream.reset()
                 raise
