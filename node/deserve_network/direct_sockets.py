@@ -16,6 +16,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from deserve_network.certificate import Certificate, dialing_context, make_certificate, pin_of
 from deserve_network.congestion import set_congestion
@@ -31,7 +32,7 @@ PENDING = 32
 """Sockets whose token is not known yet."""
 ADMIT_S = 10.0
 CONNECT_S = 4.0
-"""For one address, with its TLS handshake: three round trips."""
+"""For one address, with its TLS handshake: three round trips; and for a name's addresses to be found."""
 DIAL_S = 8.0
 """For all addresses."""
 BACKLOG = 64
@@ -147,7 +148,7 @@ class DirectSockets:
     # The dialer's half.
 
     async def dial(self, hosts: Sequence[str], offer: DirectOffer, peer_id: str) -> DirectStream:
-        """A socket to the one who made `offer`, at the first of its IP addresses or names that leads there.
+        """A socket to the one who made `offer`, at the first of its addresses, or its names' ones, that leads there.
 
         Raises `DialError`.
         """
@@ -157,16 +158,20 @@ class DirectSockets:
                 for host in hosts:
                     try:
                         async with asyncio.timeout(CONNECT_S):
-                            return await self._dial(host, offer, peer_id)
-                    except (NetworkError, OSError) as error:
-                        reasons.append(f"{host}: {error or 'no answer'}")
+                            found = await self._loop.getaddrinfo(host, offer.port, type=socket.SOCK_STREAM)
+                    except (OSError, UnicodeError) as error:  # the latter from what cannot be a name
+                        reasons.append(f"{host}: {str(error) or 'no answer'}")
+                        continue
+                    for family, _, _, _, address in found:
+                        try:
+                            async with asyncio.timeout(CONNECT_S):
+                                return await self._dial(family, address, offer, peer_id)
+                        except (NetworkError, OSError) as error:
+                            reasons.append(f"{address[0]}: {str(error) or 'no answer'}")
         raise DialError(f"{peer_id}, tensor port {offer.port}: {'; '.join(reasons) or 'no direct address'}")
 
-    async def _dial(self, host: str, offer: DirectOffer, peer_id: str) -> DirectStream:
-        ((family, kind, protocol, _, address), *_) = await self._loop.getaddrinfo(
-            host, offer.port, type=socket.SOCK_STREAM
-        )
-        connection = socket.socket(family, kind, protocol)
+    async def _dial(self, family: int, address: tuple[Any, ...], offer: DirectOffer, peer_id: str) -> DirectStream:
+        connection = socket.socket(family, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)
             set_congestion(connection, self._congestion)

@@ -7,23 +7,35 @@ import contextlib
 import dataclasses
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from deserve_network import direct_sockets
+from deserve_network.byte_stream import Buffer
 from deserve_network.certificate import dialing_context
 from deserve_network.congestion import check_congestion
-from deserve_network.direct_handshake import direct_hosts
+from deserve_network.direct_handshake import direct_hosts, follow_offer, until_carried
 from deserve_network.direct_sockets import DirectSockets
 from deserve_network.direct_stream import DirectStream
-from deserve_network.errors import AddressError, CongestionError, DialError
+from deserve_network.errors import AddressError, CongestionError, DialError, SchemaError, StreamClosed
+from deserve_network.framing import Kind, Preamble
 from deserve_network.host import Host
 from deserve_network.identity import generate_identity
 from deserve_network.link import Link
-from deserve_network.link_messages import Attach, DirectOffer, write_message
+from deserve_network.link_messages import (
+    LINK,
+    Attach,
+    Attached,
+    Carried,
+    DirectOffer,
+    Open,
+    Opened,
+    read_message,
+    write_message,
+)
 from deserve_network.links import Links
-from deserve_network.ring_messages import Tune
+from deserve_network.ring_messages import RING_PROTOCOL, Tune
 
 HERE = ["127.0.0.1"]
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
@@ -138,6 +150,73 @@ async def test_a_dead_address_does_not_hide_the_one_that_works(sockets: DirectSo
         assert expected.stream is not None
 
 
+async def test_every_address_of_a_name_is_tried_until_one_leads_there(
+    sockets: DirectSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def two(host: str, port: int, *, type: int) -> list[object]:
+        return [(socket.AF_INET, type, 0, "", (address, port)) for address in ("127.0.0.2", *HERE)]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", two)
+    with sockets.expect("peer") as expected:
+        await sockets.dial(["node.example"], expected.offer, "acceptor")
+        assert expected.stream is not None
+
+
+async def test_a_name_that_is_none_does_not_hide_the_address_that_works(sockets: DirectSockets) -> None:
+    with sockets.expect("peer") as expected:
+        await sockets.dial(["a" * 64 + ".example", *HERE], expected.offer, "acceptor")
+    with pytest.raises(DialError, match=r"a\.\.b: "):
+        await sockets.dial(["a..b"], expected.offer, "acceptor")
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536, 70000])
+def test_an_offer_of_what_is_no_port_is_refused(port: int) -> None:
+    answer = LINK.encode(Opened(b"", 0, 0, 1, 1, DirectOffer(port, bytes(32), bytes(32))))
+    with pytest.raises(SchemaError, match=rf"Opened\.offer\.port: {port} "):
+        LINK.decode(answer)
+
+
+class NeverClosed:
+    """The libp2p stream of a handshake: the dialer chose the direct socket, and `close` takes for ever."""
+
+    peer_id, carrier, bytes_received = "peer", "", 0
+
+    def __init__(self) -> None:
+        choice = LINK.encode(Carried(direct=True))
+        self._reads = [Preamble(Kind.OPEN, len(choice)).encode(), choice]
+        self.closing = asyncio.Event()
+
+    async def read_exactly(self, count: int) -> bytearray:
+        return bytearray(self._reads.pop(0))
+
+    async def write(self, buffers: Sequence[Buffer]) -> None: ...
+
+    async def close(self) -> None:
+        self.closing.set()
+        await asyncio.get_running_loop().create_future()
+
+    async def reset(self) -> None: ...
+
+
+@pytest.mark.parametrize("end", ["dialer", "acceptor"])
+async def test_a_handshake_cancelled_at_its_very_end_leaves_no_direct_socket(sockets: DirectSockets, end: str) -> None:
+    stream = NeverClosed()
+    with sockets.expect("peer") as expected:
+        if end == "dialer":
+            addresses = ["/ip4/127.0.0.1/tcp/1/p2p/peer"]
+            half = asyncio.create_task(follow_offer(stream, expected.offer, sockets, addresses))
+        else:
+            near = await sockets.dial(HERE, expected.offer, "acceptor")
+            half = asyncio.create_task(until_carried(stream, expected, 5.0))
+        await asyncio.wait_for(stream.closing.wait(), 5)
+        half.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await half
+        other = expected.take() if end == "dialer" else near
+        with pytest.raises(StreamClosed):
+            await asyncio.wait_for(other.read_exactly(1), 5)
+
+
 async def test_a_port_in_use_is_named() -> None:
     first = DirectSockets.open(HERE)
     with pytest.raises(AddressError, match=f"tensor port {first.port} on 127.0.0.1"):
@@ -200,6 +279,28 @@ async def linked(here: int | None, there: int | None) -> AsyncIterator[tuple[Lin
         yield await asyncio.gather(dialling.dial(acceptor.addresses, "a"), accepting.accept("a", dialer.peer_id))
         await asyncio.gather(dialling.close(), accepting.close())
         assert acceptor.direct is None or not acceptor.direct._expected
+
+
+@pytest.mark.parametrize("choice", [None, Attached()])
+async def test_a_dialer_who_does_not_choose_or_says_something_else_loses_the_stream(choice: Attached | None) -> None:
+    async with (
+        await Host.start(generate_identity(), [LOOPBACK], tensor_port=0) as dialer,
+        await Host.start(generate_identity(), [LOOPBACK], tensor_port=0) as acceptor,
+    ):
+        accepting = Links(acceptor, handshake_s=0.3)
+        accept = asyncio.create_task(accepting.accept("a", dialer.peer_id))
+        stream = await dialer.open_stream(acceptor.addresses, RING_PROTOCOL)
+        await write_message(stream, Open("a", bytes(16), b"", 0, 0, 1, 1, direct=True))
+        answer = await read_message(stream)
+        assert isinstance(answer, Opened)
+        assert answer.offer is not None
+        if choice is not None:
+            await write_message(stream, choice)
+        with pytest.raises(StreamClosed):
+            await asyncio.wait_for(stream.read_exactly(1), 5)
+        assert not accept.done()  # whoever comes next may still be right
+        accept.cancel()
+        await asyncio.gather(accept, accepting.close(), return_exceptions=True)
 
 
 @pytest.mark.parametrize("ends", [(0, None), (None, 0)])
