@@ -114,8 +114,9 @@ def load_link_shapes(path: Path, default: LinkShape) -> LinkShapes:
         named = f"{where}: link[{number}]"
         found = _numbers(table, named, _LINK_VALUES, ("from", "to"))
         for end in ("from", "to"):
-            if type(table.get(end)) not in (str, int):
-                raise ConfigurationError(f"{named}.{end}: {table.get(end)!r} is no node's name and no place in a ring")
+            value = table.get(end)
+            if type(value) not in (str, int) or (type(value) is int and value < 0):
+                raise ConfigurationError(f"{named}.{end}: {value!r} is no node's name and no place in a ring")
         rules.append(LinkRule(table["from"], table["to"], **found))
     usual = {key: own.get(key, getattr(default, key)) for key in _LINK_VALUES}
     return LinkShapes(LinkShape(**usual, seed=default.seed), nodes, tuple(rules))

@@ -101,7 +101,22 @@ class TestnetConfig:
             PlanOverrides.parse(self.plan)
         except ValueError as error:
             raise UsageError(f"--plan: {error}") from error
+        self._check_links()
         _ = self.profile, self.differences
+
+    def _check_links(self) -> None:
+        """Raises UsageError where `links` speaks of a node or a place that is not here: it would change nothing."""
+        shapes = self.link_shapes
+        members, stages = self.nodes + self.spare_members, self.nodes // self.rings
+        named: list[tuple[str, str | int]] = [(f"node[{at}].name", name) for at, name in enumerate(shapes.nodes)]
+        for at, rule in enumerate(shapes.rules):
+            named += (f"link[{at}].from", rule.origin), (f"link[{at}].to", rule.target)
+        names = {f"node-{number}" for number in range(1, members + 1)}
+        for key, value in named:
+            if isinstance(value, str) and value not in names:
+                raise UsageError(f"--links {self.links}: {key}: {value!r} is no node from node-1 to node-{members}")
+            if isinstance(value, int) and value >= stages:
+                raise UsageError(f"--links {self.links}: {key}: no place {value} in a ring of {stages}, counted from 0")
 
     @property
     def link_shapes(self) -> LinkShapes:

@@ -66,6 +66,8 @@ def test_a_link_goes_by_names_or_by_its_place_and_only_one_way(tmp_path):
         ("[[node]]\nname = 'ann'\nmbit = 3\n", r"node\[0\]: unknown key 'mbit'"),
         ("[[link]]\nfrom = 'ann'\nmbit = 3\n", r"link\[0\].to: None"),
         ("[[link]]\nfrom = true\nto = 1\n", r"link\[0\].from: True"),
+        ("[[link]]\nfrom = -1\nto = 1\n", r"link\[0\].from: -1"),
+        ("[[link]]\nfrom = 0\nto = 1\n[[link]]\nfrom = 0\nto = -2\n", r"link\[1\].to: -2"),
         ("default = ", "Invalid value"),
     ],
 )
