@@ -36,6 +36,10 @@ def _kept(journal: Journal, axes: Axes) -> None:
     for model in ("bench", "SmolLM2"):
         name, contestants = real_ring.name_of(model), f"{real_ring.STAGES} processes, {{}} ms"
         _line(axes, _over_zero(journal, name, real_ring.LATENCIES_MS, contestants), f"{model}, computed", marker="s")
+    rates = _rates(journal, setting_of_deserve.OURS)
+    _line(
+        axes, {latency: rate / rates[0] for latency, rate in rates.items() if 0 in rates}, "our plan, DeServe's setting"
+    )
     published = setting_of_deserve.PUBLISHED
     for name, style in (("DeServe, pipeline only", ":"), ("vLLM, pipeline parallel", "--")):
         rates = published[name]
@@ -48,16 +52,21 @@ def _kept(journal: Journal, axes: Axes) -> None:
 
 def _setting(journal: Journal, axes: Axes) -> None:
     for contestant in (setting_of_deserve.OURS, setting_of_deserve.HAND_SET, setting_of_deserve.PLAIN):
-        points = {}
-        for latency in sorted(setting_of_deserve.LATENCIES_MS):
-            if rates := journal.values(f"d {latency} ms", contestant, "tokens_per_s"):
-                points[latency] = statistics.median(rates)
-        _line(axes, points, contestant)
+        _line(axes, _rates(journal, contestant), contestant)
     for (name, rates), style in zip(setting_of_deserve.PUBLISHED.items(), ("-.", ":", "--"), strict=True):
         _line(axes, dict(rates), f"{name} (published)", linestyle=style, color="grey", marker=".")
     axes.set(title="DeServe's setting", xlabel="one-way latency per hop, ms", ylabel="tokens/s")
     axes.set_ylim(0, 1.4 * axes.get_ylim()[1])
     axes.legend(fontsize=8, ncols=2, loc="upper center")
+
+
+def _rates(journal: Journal, contestant: str) -> dict[int, float]:
+    """Tokens per second in DeServe's setting, by latency."""
+    points = {}
+    for latency in sorted(setting_of_deserve.LATENCIES_MS):
+        if rates := journal.values(f"d {latency} ms", contestant, "tokens_per_s"):
+            points[latency] = statistics.median(rates)
+    return points
 
 
 def _over_zero(journal: Journal, experiment: str, latencies: tuple[int, ...], contestant: str) -> dict[float, float]:

@@ -35,6 +35,7 @@ class Pipe:
 
     def __init__(self):
         self.peer_id = "neighbour"
+        self.rtt_s = 0.25
         self.inbox = asyncio.Queue()
         self.sent = asyncio.Queue()
 
@@ -144,6 +145,7 @@ async def test_a_middle_stage_sends_what_it_computed_to_the_next(stage, compute_
     for step in steps:
         message, payload = await stage.following.sent.get()
         assert dataclasses.replace(message, timings=()) == step
+        assert message.timings[-1].rtt_s == 0.25
         expected = alone.run(step.chunks, states_of(step)).hidden
         assert payload == raw(expected)
 
