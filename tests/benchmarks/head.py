@@ -80,6 +80,7 @@ class Ring:
         self._came = asyncio.Event()
         self.spent_s = 0.0
         self.steps = 0
+        self.rtt_s = 0.0
 
     async def send(self, message: object, payload: Sequence[memoryview] = ()) -> None:
         if isinstance(message, Step | Tune | Admit):
