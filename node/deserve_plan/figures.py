@@ -79,8 +79,12 @@ class RingFigures:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Means over the rows to come: tokens of a prompt, tokens generated. `rows` in all; 0 is no end of them."""
+    """Means over the rows to come: tokens of a prompt, tokens generated. `rows` in all; 0 is no end of them.
+
+    `more_to_come` is False for the last rows of a batch: no prompts follow, and steps hold decodes alone.
+    """
 
     prompt_tokens: float
     new_tokens: float
     rows: int = 0
+    more_to_come: bool = True

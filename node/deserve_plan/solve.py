@@ -34,6 +34,11 @@ MOST_SIZES = 512
 """Numbers of rows per microbatch that are looked at, for each number of microbatches."""
 TIE = 0.001
 """Plans this close are equal: the one with fewer microbatches, then the one that swaps less, is taken."""
+IDLE_TIE = 0.03
+"""Plans this close are equal where rows are too few to keep any stage at work for `MOST_IDLE_USE` of the time: more and
+smaller microbatches would shorten the trip a little and spend what is idle on the fixed part of steps, until they wait
+for one another."""
+MOST_IDLE_USE = 0.8
 CODEC_TIE = 0.02
 """What a lossy codec must gain, at least, over one that changes less."""
 COALESCE_TIE = 0.02
@@ -49,6 +54,12 @@ class _Candidate:
     plan: RingPlan
     tokens_per_s: float
     """At the safe period."""
+    use: float
+    """Part of it for which the busiest resource is busy."""
+
+    @property
+    def tie(self) -> float:
+        return IDLE_TIE if self.use < MOST_IDLE_USE else TIE
 
 
 def solve(
@@ -103,7 +114,7 @@ class _Search:
         self._codec = codec
         self._rows = min(max_rows, workload.rows or max_rows)
         self._most = min(most, self._rows) if len(figures.stages) > 1 or _may_swap(figures) else 1
-        self._step_rows = max(1.0, step_tokens / (1 + workload.prompt_tokens / workload.new_tokens))
+        self._step_rows = max(1.0, step_tokens / float(MeanLoad.of(workload, np.ones(1)).tokens[0]))
 
     def best(self, *, coalesce: int, depth: int) -> _Candidate:
         found: list[_Candidate] = []
@@ -117,7 +128,7 @@ class _Search:
                 break
         if not found:
             return self._single_row(coalesce, depth)
-        return next(candidate for candidate in found if candidate.tokens_per_s >= most * (1 - TIE))
+        return next(candidate for candidate in found if candidate.tokens_per_s >= most * (1 - candidate.tie))
 
     def _at(self, microbatches: int, coalesce: int, depth: int) -> tuple[_Candidate | None, float]:
         """The best number of rows for so many microbatches, and the tokens/s that it would give without latency."""
@@ -137,7 +148,8 @@ class _Search:
         slot = times.slot_s(copies * (1 + COPY_MARGIN / depth))
         trip = times.trip_s(slot, copies) + times.spread_s + self._spare_s(times, slot)
         carried = np.minimum(rows * microbatches, self._rows)
-        rates = np.where(fits, carried / period_s(microbatches, slot, trip), 0.0)
+        period = period_s(microbatches, slot, trip)
+        rates = np.where(fits, carried / period, 0.0)
         unhindered = float(np.where(fits, carried / (microbatches * slot), 0.0).max())
         equal = np.flatnonzero(rates >= rates.max() * (1 - TIE))
         # Of equal sizes the largest, for rows that differ; but none that has to be swapped for nothing.
@@ -153,7 +165,7 @@ class _Search:
             coalesce=coalesce,
             codec=self._codec,
         )
-        return _Candidate(plan, float(rates[at])), unhindered
+        return _Candidate(plan, float(rates[at]), float(microbatches * slot[at] / period[at])), unhindered
 
     def _sizes(self, microbatches: int, depth: int) -> Array:
         """Numbers of rows per microbatch to look at, ascending; the last is an even share of all rows."""
@@ -193,7 +205,8 @@ class _Search:
         times = RingTimes(self._figures, load, self._codec, coalesce)
         none_s = np.zeros_like(times.step_s)
         slot = times.slot_s(none_s)
-        return _Candidate(plan, float((1 / period_s(1, slot, times.trip_s(slot, none_s)))[0]))
+        period = period_s(1, slot, times.trip_s(slot, none_s))
+        return _Candidate(plan, float(1 / period[0]), float(slot[0] / period[0]))
 
     def _may_grow(self, microbatches: int, depth: int) -> bool:
         """Whether more microbatches could make swapping possible."""

@@ -48,13 +48,14 @@ class MeanLoad:
     @classmethod
     def of(cls, workload: Workload, rows: Array) -> MeanLoad:
         prompt, new = workload.prompt_tokens, max(1.0, workload.new_tokens)
-        decodes = rows * (new - 1) / new
+        started = rows / new if workload.more_to_come else 0.0 * rows
+        decodes = rows - started
         return cls(
             rows,
             decodes,
-            rows * prompt / new,
+            started * prompt,
             decodes * (prompt + new / 2),
-            rows / new * prompt * (prompt + 1) / 2,
+            started * prompt * (prompt + 1) / 2,
         )
 
     @property

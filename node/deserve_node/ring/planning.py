@@ -82,7 +82,7 @@ class Planner:
         return sum(part.tokens * token_bytes(part.codec, figures.hidden, figures.value_bytes) for part in segments)
 
     def plan_for(self, rows: int) -> RingPlan | None:
-        """The plan for so many rows; None while it is not known."""
+        """The plan for so many rows, the last of a batch; None while it is not known."""
         if self._by_hand:
             return self.plan
         found = self._few_rows.get(rows)
@@ -142,7 +142,9 @@ class Planner:
                 self._work.set()
                 return True
         if self._wanted and (rows := self._wanted) not in self._few_rows:
-            question = dataclasses.replace(self._keeper.question, max_rows=rows)
+            asked = self._keeper.question
+            last = dataclasses.replace(asked.workload, more_to_come=False)
+            question = dataclasses.replace(asked, workload=last, max_rows=rows)
             self._few_rows[rows] = await asyncio.to_thread(question.solve)
             if rows != self._wanted:
                 self._work.set()

