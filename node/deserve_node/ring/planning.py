@@ -152,8 +152,8 @@ class Planner:
             self._finish_due = False
             left, since = self._left
             workload = dataclasses.replace(self._keeper.workload, rows=left)
-            asked = (self._keeper.figures, workload, self.plan)
-            found = await asyncio.to_thread(functools.partial(predict, *asked, max_rows=self._most_rows))
+            prediction = functools.partial(predict, self._keeper.figures, workload, self.plan, max_rows=self._most_rows)
+            found = await asyncio.to_thread(prediction)
             self._finish_at = since + found.finish_s
         return False
 
