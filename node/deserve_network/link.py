@@ -282,7 +282,12 @@ class Link:
     async def _live(self, stream: ByteStream, answer: Opened | Open) -> None:
         session = Session(stream, self._line, self, self._limits, self.times, self._coalesce)
         self.streams += 1
-        missing = self.state.resume(answer.received, answer.consumed, Window(answer.window_bytes, answer.window_frames))
+        window = Window(answer.window_bytes, answer.window_frames)
+        try:
+            missing = self.state.resume(answer.received, answer.consumed, window)
+        except ProtocolError:
+            await stream.reset()
+            raise
         for outgoing in missing:
             content = outgoing.frame
             session.send(outgoing.sequence, content.header, content.payload, content.payload_bytes)

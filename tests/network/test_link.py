@@ -312,6 +312,22 @@ async def test_a_neighbour_that_breaks_the_protocol_ends_the_link(link_up: LinkU
         await asyncio.wait_for(far.receive(), 5)
 
 
+async def test_a_neighbour_that_forgot_frames_is_left_at_once(link_up: LinkUp) -> None:
+    near, far = await link_up()
+    await far.send(step(0))
+    await near.receive()
+    while far.state.peer_received == 0:
+        await asyncio.wait_for(far._news(), 5)
+    near.state.received = 0
+    await near.drop_stream()
+    with pytest.raises(LinkLost, match="forgot frames"):
+        await asyncio.wait_for(far.receive(), 5)
+    # The stream on which it said so is not left open: the neighbour need not find out by silence.
+    async with asyncio.timeout(near.times.silence_s / 2):
+        while near.carrier:
+            await near._news()
+
+
 async def test_a_frame_over_a_limit_never_leaves(link_up: LinkUp) -> None:
     near, far = await link_up()
     with pytest.raises(ProtocolError, match=str(MAX_PAYLOAD_BYTES)):
