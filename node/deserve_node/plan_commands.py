@@ -10,10 +10,11 @@ from typing import NoReturn
 
 import click
 
+from deserve_plan.codecs import CODECS
+
 __all__ = ["plan"]
 
 DTYPES = ("float32", "bfloat16", "float16")
-CODECS = ("raw", "bf16", "int8")
 
 
 @click.command()

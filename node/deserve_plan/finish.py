@@ -96,6 +96,5 @@ class _Cycle:
             pairs=np.array([prompt * (work.prompt_tokens + 1) / 2]),
         )
         times = RingTimes(self._figures, load, self._plan.codec, self._plan.coalesce)
-        none_s = np.zeros_like(times.step_s)
-        slot = times.slot_s(none_s)
-        return float(period_s(microbatches, slot, times.trip_s(slot, none_s))[0])
+        slot = times.slot_s()
+        return float(period_s(microbatches, slot, times.trip_s(slot))[0])

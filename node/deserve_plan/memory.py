@@ -13,6 +13,7 @@ one step. A page that was swapped out and not written since is still valid in ho
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from deserve_plan.figures import StageMemory, Workload
 
-__all__ = ["Swap", "copy_s", "row_pages", "rows_held", "swap_for"]
+__all__ = ["Copies", "Swap", "copies", "row_pages", "rows_held", "swap_for"]
 
 Array = NDArray[np.float64]
 
@@ -75,21 +76,50 @@ def rows_held(memory: StageMemory, workload: Workload, microbatches: int, depth:
     return held / row_pages(memory, workload)
 
 
-def copy_s(memory: StageMemory, workload: Workload, rows: Array, microbatches: int, depth: int, pages: Array) -> Array:
-    """Seconds that copying takes a step, both directions at once, where the swap pool has `pages` [rows] pages."""
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What a step copies between device and host; arrays are [stages, rows]."""
+
+    seconds: Array
+    """Both directions at once."""
+    nbytes: Array
+    """Of both directions."""
+
+
+def copies(
+    memories: Sequence[StageMemory],
+    workload: Workload,
+    rows: Array,
+    microbatches: int,
+    depth: int,
+    pages: Sequence[Array],
+) -> Copies:
+    """Of every stage, where its swap pool has `pages` [rows] pages."""
+    of_stages = [
+        _moved(memory, workload, rows, microbatches, depth, pool) for memory, pool in zip(memories, pages, strict=True)
+    ]
+    seconds = [
+        np.maximum(inward / memory.copy_in_bytes_per_s, outward / memory.copy_out_bytes_per_s)
+        if _can_swap(memory, microbatches, depth)
+        else inward
+        for memory, (inward, outward) in zip(memories, of_stages, strict=True)
+    ]
+    return Copies(np.array(seconds), np.array([inward + outward for inward, outward in of_stages]))
+
+
+def _moved(
+    memory: StageMemory, workload: Workload, rows: Array, microbatches: int, depth: int, pages: Array
+) -> tuple[Array, Array]:
+    """Bytes that a step brings in and writes back."""
     if not _can_swap(memory, microbatches, depth):
-        return np.zeros_like(rows)
+        return np.zeros_like(rows), np.zeros_like(rows)
     mean = rows * row_pages(memory, workload)
     resident = np.maximum(0.0, (memory.device_pages - (depth + 1) * pages) / microbatches)
     swapped = np.where(pages > 0, np.clip(mean - resident, 0.0, pages), 0.0)
     # A step writes the last page of every row that decodes and the pages of its prompt tokens.
     written = rows * (1 + workload.prompt_tokens / workload.new_tokens / memory.page_tokens)
     leaving = np.minimum(swapped, written * swapped / np.maximum(mean, 1e-9))
-    copies: Array = np.maximum(
-        swapped * memory.page_bytes / memory.copy_in_bytes_per_s,
-        leaving * memory.page_bytes / memory.copy_out_bytes_per_s,
-    )
-    return copies
+    return swapped * memory.page_bytes, leaving * memory.page_bytes
 
 
 def _can_swap(memory: StageMemory, microbatches: int, depth: int) -> bool:

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from deserve_plan.figures import RingFigures, Workload
 from deserve_plan.finish import finish_s
-from deserve_plan.memory import copy_s, rows_held
+from deserve_plan.memory import Copies, copies, rows_held
 from deserve_plan.plan import Prediction, RingPlan
 from deserve_plan.steady import MeanLoad, RingTimes, mean_step_s, period_s, step_costs
 
-__all__ = ["copies_s", "predict", "rows_in_flight"]
+__all__ = ["planned_copies", "predict", "rows_in_flight"]
 
 
 def predict(figures: RingFigures, workload: Workload, plan: RingPlan, *, max_rows: int = 0) -> Prediction:
@@ -23,10 +23,10 @@ def predict(figures: RingFigures, workload: Workload, plan: RingPlan, *, max_row
     _check(figures, plan)
     rows, limit = rows_in_flight(figures, workload, plan, max_rows)
     per_step = np.array([rows / plan.microbatches])
-    times = RingTimes(figures, MeanLoad.of(workload, per_step), plan.codec, plan.coalesce)
-    copies = copies_s(figures, workload, plan, per_step)
-    slot = times.slot_s(copies)
-    period = float(period_s(plan.microbatches, slot, times.trip_s(slot, copies))[0])
+    moved = planned_copies(figures, workload, plan, per_step)
+    times = RingTimes(figures, MeanLoad.of(workload, per_step), plan.codec, plan.coalesce, copies=moved)
+    slot = times.slot_s()
+    period = float(period_s(plan.microbatches, slot, times.trip_s(slot))[0])
     step_s = tuple(float(step) for step in times.step_s[:, 0])
     waits = plan.microbatches * float(slot[0]) < period * (1 - 1e-9)
     return Prediction(
@@ -34,7 +34,7 @@ def predict(figures: RingFigures, workload: Workload, plan: RingPlan, *, max_row
         period_s=period,
         step_s=step_s,
         utilisation=tuple(min(1.0, plan.microbatches * step / period) for step in step_s),
-        bound=limit if waits else _busiest(times, copies[:, 0]),
+        bound=limit if waits else _busiest(times),
         finish_s=finish_s(figures, workload, plan, rows, rows / period) if workload.rows else 0.0,
     )
 
@@ -60,25 +60,20 @@ def rows_in_flight(figures: RingFigures, workload: Workload, plan: RingPlan, max
     return rows, limit
 
 
-def copies_s(
-    figures: RingFigures, workload: Workload, plan: RingPlan, rows: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """[stages, rows]: seconds of copying a step with `rows` rows a microbatch."""
-    return np.array(
-        [
-            copy_s(stage.memory, workload, rows, plan.microbatches, plan.prefetch_depth, np.full_like(rows, pages))
-            for stage, pages in zip(figures.stages, plan.swap_pages, strict=True)
-        ]
-    )
+def planned_copies(figures: RingFigures, workload: Workload, plan: RingPlan, rows: NDArray[np.float64]) -> Copies:
+    """Of a step with `rows` [rows] rows a microbatch."""
+    memories = [stage.memory for stage in figures.stages]
+    pools = [np.full_like(rows, pages) for pages in plan.swap_pages]
+    return copies(memories, workload, rows, plan.microbatches, plan.prefetch_depth, pools)
 
 
-def _busiest(times: RingTimes, copies: NDArray[np.float64]) -> str:
+def _busiest(times: RingTimes) -> str:
     """The resource that is busy all the time; of equals, the one that an operator sees first."""
     cores = [", ".join(map(str, members)) for members in times.machines]
     named = [
         *((float(busy), f"compute of stage {index}") for index, busy in enumerate(times.step_s[:, 0])),
         *((float(busy), f"uplink of stage {index}") for index, busy in enumerate(times.link_s[:, 0])),
-        *((float(busy), f"host copies of stage {index}") for index, busy in enumerate(copies)),
+        *((float(busy), f"host copies of stage {index}") for index, busy in enumerate(times.copy_s[:, 0])),
         *((float(busy), f"cores of stages {who}") for busy, who in zip(times.core_s[:, 0], cores, strict=True)),
     ]
     most = max(busy for busy, _ in named)

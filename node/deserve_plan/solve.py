@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deserve_plan.figures import RingFigures, Workload
-from deserve_plan.memory import copy_s, row_pages, rows_held, swap_for
+from deserve_plan.memory import copies, row_pages, rows_held, swap_for
 from deserve_plan.plan import RingPlan
 from deserve_plan.predict import predict
 from deserve_plan.steady import MeanLoad, RingTimes, full_step_s, period_s, step_costs
@@ -138,15 +138,11 @@ class _Search:
         if not fits.any():
             return None, np.inf if self._may_grow(microbatches, depth) else 0.0
         load = MeanLoad.of(self._workload, rows)
-        times = RingTimes(self._figures, load, self._codec, coalesce)
-        copies = np.array(
-            [
-                copy_s(stage.memory, self._workload, rows, microbatches, depth, swap.pages)
-                for stage, swap in zip(self._figures.stages, swaps, strict=True)
-            ]
-        )
-        slot = times.slot_s(copies * (1 + COPY_MARGIN / depth))
-        trip = times.trip_s(slot, copies) + times.spread_s + self._spare_s(times, slot)
+        memories = [stage.memory for stage in self._figures.stages]
+        moved = copies(memories, self._workload, rows, microbatches, depth, [swap.pages for swap in swaps])
+        times = RingTimes(self._figures, load, self._codec, coalesce, copies=moved)
+        slot = times.slot_s(COPY_MARGIN / depth)
+        trip = times.trip_s(slot) + times.spread_s + self._spare_s(times, slot)
         carried = np.minimum(rows * microbatches, self._rows)
         period = period_s(microbatches, slot, trip)
         rates = np.where(fits, carried / period, 0.0)
@@ -203,9 +199,8 @@ class _Search:
         plan = RingPlan(1, 1, budget_s, none, prefetch_depth=depth, coalesce=coalesce, codec=self._codec)
         load = MeanLoad.of(self._workload, np.array([1.0]))
         times = RingTimes(self._figures, load, self._codec, coalesce)
-        none_s = np.zeros_like(times.step_s)
-        slot = times.slot_s(none_s)
-        period = period_s(1, slot, times.trip_s(slot, none_s))
+        slot = times.slot_s()
+        period = period_s(1, slot, times.trip_s(slot))
         return _Candidate(plan, float(1 / period[0]), float(slot[0] / period[0]))
 
     def _may_grow(self, microbatches: int, depth: int) -> bool:

@@ -5,7 +5,8 @@ first from the last chunk of its prompt. So the mean step carries B (new - 1) / 
 tokens. Every resource is busy once a step for some time; the busiest sets the *slot*, the time between two steps. A
 microbatch can start its next step when its tokens are back, one *trip* later:
 
-    slot   = max(T_i, bytes_i / bandwidth_i, copies_i, sum over a machine's stages (T_i threads + frames_i) / cores)
+    slot   = max(T_i, bytes_i / bandwidth_i, copies_i, cores)
+    cores  = sum over the stages of a machine (T_i threads + frames_i + copying_i) / its cores
     trip   = sum (T_i + copies_i + frames_i + latency_i + bytes_i / bandwidth_i) + what coalescing waits
     period = max(N_B slot, trip)                         tokens/s = N_B B / period
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from deserve_plan.codecs import token_bytes
 from deserve_plan.cost import StageCost
 from deserve_plan.figures import RingFigures, StageFigures, Workload
+from deserve_plan.memory import Copies
 
 __all__ = ["PROMPT_SLACK", "MeanLoad", "RingTimes", "full_step_s", "machines", "mean_step_s", "period_s", "step_costs"]
 
@@ -33,6 +35,8 @@ PROMPT_SLACK = 1.2
 FRAME_BYTES = 200
 CHUNK_BYTES = 16
 """A frame's preamble and message, and what each of its rows adds: measured on the messages of `ring_messages`."""
+CORE_COPY_BYTES_PER_S = 6.5e9
+"""Of one core, where cores do the copying between the two memories: measured on an AMD EPYC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,7 @@ class RingTimes:
         codec: str = "raw",
         coalesce: int = 1,
         *,
+        copies: Copies | None = None,
         step_s: Array | None = None,
         hidden_bytes: Array | None = None,
     ) -> None:
@@ -138,11 +143,16 @@ class RingTimes:
         """[stages, rows]"""
         packed = load.tokens * token_bytes(codec, figures.hidden, figures.value_bytes)
         hidden = packed if hidden_bytes is None else hidden_bytes
+        none = np.zeros_like(self.step_s)
+        self._copies = copies or Copies(none, none)
         frames = [_frame_s(stage, load, hidden, coalesce) for stage in figures.stages]
         self.frame_s = sum(frames) if len(frames) > 1 else 0.0 * hidden
         """[rows]"""
         self.machines = machines(figures.stages)
-        self.core_s = np.array([_core_s(figures.stages, members, self.step_s, frames) for members in self.machines])
+        moves = self._copies.nbytes / CORE_COPY_BYTES_PER_S
+        self.core_s = np.array(
+            [_core_s(figures.stages, members, self.step_s, frames, moves) for members in self.machines]
+        )
         """[machines, rows]"""
         frame = FRAME_BYTES / coalesce + CHUNK_BYTES * (load.decodes + 1)
         last = len(figures.links) - 1
@@ -160,16 +170,22 @@ class RingTimes:
         """From the mean to the 95th percentile: swings of independent links add up as their squares do."""
         self.coalesce = coalesce
 
-    def slot_s(self, copy_s: Array) -> Array:
-        """[rows]: the busiest resource; `copy_s` is [stages, rows]."""
-        slot: Array = np.vstack([self.step_s, self.link_s, self.core_s, copy_s]).max(axis=0)
+    @property
+    def copy_s(self) -> Array:
+        """[stages, rows]"""
+        return self._copies.seconds
+
+    def slot_s(self, copy_margin: float = 0.0) -> Array:
+        """[rows]: the busiest resource. Copies are to be done a part of theirs earlier than they must."""
+        copies = self.copy_s * (1 + copy_margin)
+        slot: Array = np.vstack([self.step_s, self.link_s, self.core_s, copies]).max(axis=0)
         return slot
 
-    def trip_s(self, slot_s: Array, copy_s: Array) -> Array:
+    def trip_s(self, slot_s: Array) -> Array:
         """[rows]: from a step's start at the head until its tokens are back there. A stage knows of a step when it
         arrives, and brings its pages in before it computes it."""
         waits = (self.coalesce - 1) * slot_s * len(self.link_s)
-        stages = self.step_s.sum(axis=0) + copy_s.sum(axis=0)
+        stages = self.step_s.sum(axis=0) + self.copy_s.sum(axis=0)
         trip: Array = stages + self.link_s.sum(axis=0) + self.latency_s + self.frame_s + waits
         return trip
 
@@ -179,12 +195,16 @@ def _frame_s(stage: StageFigures, load: MeanLoad, hidden: Array, coalesce: int) 
     return frame.step_s / coalesce + frame.row_s * load.rows + frame.byte_s * hidden
 
 
-def _core_s(stages: tuple[StageFigures, ...], members: list[int], step_s: Array, frames: list[Array]) -> Array:
+def _core_s(
+    stages: tuple[StageFigures, ...], members: list[int], step_s: Array, frames: list[Array], moves: Array
+) -> Array:
     busy = np.zeros(step_s.shape[1])
     for index in members:
         stage = stages[index]
-        computing = step_s[index] * stage.threads if stage.occupies_cores else 0.0
-        busy = busy + computing + (frames[index] if len(stages) > 1 else 0.0)
+        if stage.occupies_cores:
+            busy = busy + step_s[index] * stage.threads + moves[index]
+        if len(stages) > 1:
+            busy = busy + frames[index]
     cores: Array = busy / max(1, stages[members[0]].cores)
     return cores
 

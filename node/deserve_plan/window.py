@@ -13,7 +13,7 @@ import numpy as np
 from deserve_plan.cost import StepLoad
 from deserve_plan.figures import RingFigures, Workload
 from deserve_plan.plan import RingPlan
-from deserve_plan.predict import copies_s
+from deserve_plan.predict import planned_copies
 from deserve_plan.steady import MeanLoad, RingTimes, period_s
 
 __all__ = ["ReturnedStep", "Window", "expected_s"]
@@ -87,8 +87,13 @@ def expected_s(figures: RingFigures, workload: Workload, plan: RingPlan, window:
     means = [sum(stage.cost.step_s(step.load) for step in steps) / count for stage in figures.stages]
     hidden = np.array([sum(step.hidden_bytes for step in steps) / count])
     times = RingTimes(
-        figures, load, plan.codec, plan.coalesce, step_s=np.array(means).reshape(-1, 1), hidden_bytes=hidden
+        figures,
+        load,
+        plan.codec,
+        plan.coalesce,
+        copies=planned_copies(figures, workload, plan, np.array([rows])),
+        step_s=np.array(means).reshape(-1, 1),
+        hidden_bytes=hidden,
     )
-    copies = copies_s(figures, workload, plan, np.array([rows]))
-    slot = times.slot_s(copies)
-    return count / microbatches * float(period_s(microbatches, slot, times.trip_s(slot, copies))[0])
+    slot = times.slot_s()
+    return count / microbatches * float(period_s(microbatches, slot, times.trip_s(slot))[0])

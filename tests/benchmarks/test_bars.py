@@ -115,7 +115,7 @@ def test_an_eighth_of_the_kv_follows_from_the_model(tmp_path, monkeypatch):
     }
     for model in MODELS:
         swapped_ring._contestants(model, Settings(5, False, tmp_path))
-    assert [config.kv_memory for config in opened] == ["", str(1024 * 64 * 4096 // 8), "", str(256 * 64 * 11520 // 8)]
+    assert [config.kv_memory for config in opened] == ["", str(3072 * 64 * 4096 // 8), "", str(1024 * 64 * 11520 // 8)]
 
 
 async def test_what_the_journal_has_is_not_run_again(tmp_path):

@@ -15,6 +15,7 @@ _MODULES = {
     "bars.single_node": "i",
     "bars.real_ring": "bfg",
     "bars.swapped_ring": "h",
+    "bars.swapped_timed": "h",
     "bars.codec_uplinks": "k",
     "bars.wan_pair": "j",
     "bars.timed_latency": "ab",

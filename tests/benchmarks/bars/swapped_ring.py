@@ -29,6 +29,8 @@ __all__ = ["experiments", "rows"]
 
 _ALL, _EIGHTH = "all on the device", "an eighth on the device"
 _STAGES, _PROMPT, _NEW = 4, 32, 64
+_LATENCY_MS = 256
+"""Without latency a ring needs no more rows than an eighth of the KV holds, and the planner swaps none."""
 _COPY_RATE = "2GB"
 _COMPARED_TOKENS = 24
 
@@ -86,7 +88,7 @@ def _contestants(model: Model, settings: Settings) -> tuple[Contestant, ...]:
     # Of one stage, on average: layers may not divide evenly.
     token_bytes = summary.num_layers * summary.kv_bytes_per_token_layer // _STAGES
     needed_bytes = size.rows * (_PROMPT + _NEW // 2) * token_bytes
-    whole = TestnetConfig(model=model.source, nodes=_STAGES, memory="2GiB", max_rows=size.rows)
+    whole = TestnetConfig(model=model.source, nodes=_STAGES, latency_ms=_LATENCY_MS, memory="2GiB", max_rows=size.rows)
     limited = replace(
         whole,
         kv_memory=str(needed_bytes // 8),
