@@ -215,9 +215,9 @@ def test_codecs_are_compared_within_the_rounds_that_have_them_all(tmp_path):
     assert found["1 Mbit/s: raw"].values == (50.0, 60.0)
 
 
-def test_the_bound_counts_the_slowest_stage_alone():
-    # 10 steps of 64 tokens on one stage and of 32 on the other, in 2 s: 0.1 s and 0.001 s a token.
-    figures = {"steps": [10, 10], "tokens": [640, 320], "seconds": 2.0, "cpu_share": 0.1}
+def test_the_bound_counts_a_stage_alone_and_no_step_of_another_moment():
+    # 10 steps of 64 tokens in 2 s, 0.1 s and 0.001 s a token; two stages were asked a step later or earlier.
+    figures = {"steps": [10, 11, 10, 9], "tokens": [640, 704, 640, 576], "seconds": 2.0, "cpu_share": 0.1}
     assert timed_bound(figures, 0.1, 0.001) == pytest.approx((10 * 0.1 + 640 * 0.001) / 2.0)
     assert timed_bound({**figures, "cpu_share": 0.9}, 0.1, 0.001) == 0.9
 
