@@ -29,14 +29,17 @@ GROWTH = 16
 LONG_ENOUGH_S = 0.15
 """An arrival's time is known to about a millisecond."""
 AIM_S = 0.3
+AIM_ROUND_TRIPS = 2
+"""What a train should take, at least: TCP's window grows only while data waits for it, once a round trip."""
 STEADY = 1.25
-"""A train this much faster than the one before it is still in TCP's slow start."""
+"""A train this much faster than the one before it is still in TCP's slow start. One this much slower has just met a
+window that the one before fitted into."""
 UNBOUNDED_BYTES_PER_S = 200e6
 """What moves so fast is bound by processors, not by the line."""
 PINGS = 12
 PING_INTERVAL_S = 0.008
-BUDGET_S = 2.0
-"""Beside the round trips: the end of the trains, whatever was found until then."""
+BUDGET_S, BUDGET_ROUND_TRIPS = 2.0, 16
+"""Together the end of the trains, whatever was found until then."""
 
 Probe = Callable[[int], "asyncio.Future[float]"]
 """`Session.probe`."""
@@ -75,15 +78,16 @@ class Train:
         return (gaps[-1 - sixth] - gaps[sixth]) / 2 / self.gap_s if self.gap_s > 0 else 0.0
 
 
-def next_probe_bytes(trains: Sequence[Train]) -> int | None:
-    """Size of the next train's payloads; None where the trains so far say enough."""
+def next_probe_bytes(trains: Sequence[Train], rtt_s: float = 0.0) -> int | None:
+    """Size of the next train's payloads over a line of this round trip; None where the trains so far say enough."""
     if not trains:
         return FIRST_PROBE_BYTES
     last = trains[-1]
-    steady = len(trains) > 1 and last.bytes_per_s <= STEADY * trains[-2].bytes_per_s
+    steady = len(trains) > 1 and 1 / STEADY <= last.bytes_per_s / trains[-2].bytes_per_s <= STEADY
     if last.probe_bytes >= LAST_PROBE_BYTES or (steady and last.duration_s >= LONG_ENOUGH_S):
         return None
-    wanted = min(last.bytes_per_s * AIM_S / PROBES, last.probe_bytes * GROWTH, LAST_PROBE_BYTES)
+    aim_s = max(AIM_S, AIM_ROUND_TRIPS * rtt_s)
+    wanted = min(last.bytes_per_s * aim_s / PROBES, last.probe_bytes * GROWTH, LAST_PROBE_BYTES)
     return max(FIRST_PROBE_BYTES, int(wanted))
 
 
@@ -112,9 +116,9 @@ async def measure_link(probe: Probe, silence_s: float) -> LinkMeasure | None:
     rtts = await _ping(probe, silence_s)
     if not rtts:
         return None
-    deadline = loop.time() + BUDGET_S + 4 * min(rtts)
+    deadline = loop.time() + BUDGET_S + BUDGET_ROUND_TRIPS * min(rtts)
     trains: list[Train] = []
-    while (nbytes := next_probe_bytes(trains)) is not None and loop.time() < deadline:
+    while (nbytes := next_probe_bytes(trains, min(rtts))) is not None and loop.time() < deadline:
         answers = [probe(nbytes) for _ in range(PROBES)]
         await asyncio.wait(answers, timeout=deadline - loop.time())
         if any(answer.cancelled() for answer in answers):
