@@ -1,5 +1,5 @@
 """Tensor in, tensor out: attention over pages of keys and values, writes into those pages, their copies between two
-memories, sampling noise, and wire codecs (`codecs`).
+memories, what a layer does to each token by itself, sampling noise, and wire codecs (`codecs`).
 
 Each operation has a plain torch reference (`reference`), a C++ kernel for the CPU that the user's own compiler builds
 once (`build`), and where it pays a Triton kernel for CUDA. The operations here choose by the tensors' device; they know
@@ -11,5 +11,6 @@ from deserve_kernels.copies import copy_pages
 from deserve_kernels.errors import KernelError
 from deserve_kernels.noise import gumbel
 from deserve_kernels.pages import write_kv
+from deserve_kernels.rowwise import rms_norm, silu_mul
 
-__all__ = ["KernelError", "copy_pages", "gumbel", "paged_attention", "write_kv"]
+__all__ = ["KernelError", "copy_pages", "gumbel", "paged_attention", "rms_norm", "silu_mul", "write_kv"]

@@ -26,7 +26,7 @@ from deserve_kernels.errors import BuildError
 
 __all__ = ["build", "find_compiler"]
 
-SOURCES = ("attention.cpp", "codecs.cpp", "copies.cpp", "noise.cpp", "pages.cpp")
+SOURCES = ("attention.cpp", "codecs.cpp", "copies.cpp", "noise.cpp", "pages.cpp", "rowwise.cpp")
 HEADERS = ("vector.h",)
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-fPIC", "-fvisibility=default")
 COMPILE_DEADLINE_S = 300

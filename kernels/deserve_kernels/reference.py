@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["copy_pages", "gumbel", "gumbel_of", "noise_bits", "paged_attention", "write_kv"]
+__all__ = ["copy_pages", "gumbel", "gumbel_of", "noise_bits", "paged_attention", "rms_norm", "silu_mul", "write_kv"]
 
 
 def write_kv(key_pages: Tensor, value_pages: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
@@ -91,6 +91,18 @@ def first_keys(positions: Tensor, window: int, chunk: int) -> Tensor:
 def _gather(pages: Tensor, chosen: Tensor) -> Tensor:
     """[P, KVH, page_tokens, D] -> fp32 [KVH, len(chosen) * page_tokens, D]."""
     return pages[chosen].float().transpose(0, 1).flatten(1, 2)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See `deserve_kernels.rowwise.rms_norm`."""
+    exact = x.float()
+    normed = exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * normed.to(x.dtype)
+
+
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """See `deserve_kernels.rowwise.silu_mul`."""
+    return torch.nn.functional.silu(gate) * up
 
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)

@@ -70,6 +70,38 @@ static inline Vec load_tail(const T* from, int count) {
 
 static inline void store(float* to, Vec v) { __builtin_memcpy(to, &v, sizeof v); }
 
+// Rounded half to even, as torch does; NaN becomes 0x7fc0.
+static inline UintVec bf16_bits(Vec v) {
+    UintVec bits = (UintVec)v;
+    UintVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    IntVec is_nan = v != v;
+    return is_nan ? UintVec{} + 0x7fc0 : rounded;
+}
+
+static inline void store(BFloat16* to, Vec v) {
+    HalfVec h = __builtin_convertvector(bf16_bits(v), HalfVec);
+    __builtin_memcpy(to, &h, sizeof h);
+}
+
+// The first `count` < kLanes elements; writes nothing beyond.
+template <typename T>
+static inline void store_tail(T* to, Vec v, int count) {
+    T padded[kLanes];
+    store(padded, v);
+    __builtin_memcpy(to, padded, sizeof(T) * count);
+}
+
+// v as a tensor of T would hold it.
+template <typename T>
+static inline Vec rounded(Vec v) {
+    return v;
+}
+
+template <>
+inline Vec rounded<BFloat16>(Vec v) {
+    return (Vec)(bf16_bits(v) << 16);
+}
+
 static inline Vec splat(float x) { return x - Vec{}; }
 
 // a * b + c, rounded once where the processor can. Said outright, because a compiler that is free to contract does so in
