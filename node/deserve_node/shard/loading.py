@@ -20,6 +20,7 @@ from deserve_node.shard.activation import split_activations
 from deserve_node.shard.attention import PROBE, SERVE, AttentionSlot, register
 from deserve_node.shard.cut import Boundary, cut_class, decoder, layer_list
 from deserve_node.shard.experts import SERVE_EXPERTS, register_experts
+from deserve_node.shard.fused import fuse_modules
 from deserve_node.shard.independence import check_rows_are_independent
 from deserve_node.shard.linear import pack_linears
 from deserve_node.shard.shard import Shard
@@ -56,9 +57,10 @@ def load_shard(files: ModelFiles, first: int, last: int, *, dtype: torch.dtype, 
     slot.claim({index: layers[index] for index in range(first, last)})
     _probe(model, first, last, slot, boundary)
     shard = Shard(model, first, last, slot, boundary)
-    pack_linears(model, shard.tensor_bytes)
     if device.type == "cpu":
+        fuse_modules(model)
         split_activations(model)
+    pack_linears(model, shard.tensor_bytes)
     check_rows_are_independent(shard)
     return shard
 

@@ -1,0 +1,71 @@
+"""Norms and gated MLPs of a shard on the CPU as one kernel each, where the model's own code is that arithmetic.
+
+In torch an RMS norm is six operations and the gate of an MLP two, each of which is dispatched, forks threads and passes
+over memory by itself. transformers copies the bodies of Llama's two modules into many architectures, so a module is
+recognised by its bytecode and not by its name; one that computes anything else, as Gemma's norm does, is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from deserve_kernels import rms_norm, silu_mul
+
+__all__ = ["GatedMlp", "RmsNorm", "fuse_modules"]
+
+_SILU = (nn.SiLU, type(ACT2FN["silu"]))
+
+
+class RmsNorm(nn.Module):
+    """Llama's RMS norm; takes [..., hidden] and gives the same shape and dtype."""
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.weight: nn.Parameter = original.weight
+        self.variance_epsilon: float = original.variance_epsilon
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
+
+
+class GatedMlp(nn.Module):
+    """Llama's MLP with SiLU: down(silu(gate(x)) * up(x)); takes [..., hidden] and gives the same shape and dtype.
+
+    Gate and up stay two products: joined they took as long from 64 rows on, and joining would hold both weights twice.
+    """
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.gate_proj: nn.Module = original.gate_proj
+        self.up_proj: nn.Module = original.up_proj
+        self.down_proj: nn.Module = original.down_proj
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        outputs: Tensor = self.down_proj(silu_mul(self.gate_proj(hidden_states), self.up_proj(hidden_states)))
+        return outputs
+
+
+def fuse_modules(model: nn.Module) -> None:
+    """Replace every module of `model` that computes what one of the two above does."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if _computes_as(child, LlamaRMSNorm):
+                setattr(parent, name, RmsNorm(child))
+            elif _computes_as(child, LlamaMLP) and type(child.act_fn) in _SILU:
+                setattr(parent, name, GatedMlp(child))
+
+
+def _computes_as(module: nn.Module, original: type[nn.Module]) -> bool:
+    """Whether the class of `module` has the very code of `original`, and nothing was put on the module itself."""
+    return "forward" not in vars(module) and _code(type(module).forward) == _code(original.forward)
+
+
+def _code(function: Callable[..., Any]) -> tuple[Any, ...]:
+    """What a function does, without the names of its variables, its annotations and its place."""
+    code = function.__code__
+    return code.co_code, code.co_names, code.co_consts
