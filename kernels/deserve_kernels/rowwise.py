@@ -1,7 +1,7 @@
 """What a decoder layer does to each token by itself: RMS norm, and SiLU of the gate times the other product.
 
-In C++ on the CPU for fp32 and bf16, where a token's bits depend on no other token and on no number of threads; the torch
-reference otherwise. Rounding is that of transformers' Llama.
+In C++ on the CPU for fp32 and bf16, where a token's bits depend on no other token and on no number of threads; else the
+torch reference. Rounding is that of transformers' Llama.
 """
 
 from __future__ import annotations
