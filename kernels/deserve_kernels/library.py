@@ -33,6 +33,10 @@ _SIGNATURES: dict[str, tuple[type[ctypes.c_int] | None, list[Any]]] = {
     ),
     "deserve_gumbel": (None, [_ADDRESS] * 4 + [_LONG] * 2 + [_INT]),
     "deserve_rms_norm": (None, [_ADDRESS] * 3 + [_LONG] * 2 + [_FLOAT, _INT, _INT]),
+    "deserve_rotate": (
+        None,
+        [_ADDRESS, _LONG, _LONG, _ADDRESS, _LONG] * 2 + [_ADDRESS] * 2 + [_LONG] * 2 + [_INT, _INT],
+    ),
     "deserve_silu_mul": (None, [_ADDRESS] * 3 + [_LONG, _INT, _INT]),
     "deserve_noise_bits": (None, [_LONG, _LONG, _ADDRESS, _LONG]),
 }

@@ -10,7 +10,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["copy_pages", "gumbel", "gumbel_of", "noise_bits", "paged_attention", "rms_norm", "silu_mul", "write_kv"]
+__all__ = [
+    "copy_pages",
+    "gumbel",
+    "gumbel_of",
+    "noise_bits",
+    "paged_attention",
+    "rms_norm",
+    "rotate",
+    "silu_mul",
+    "write_kv",
+]
 
 
 def write_kv(key_pages: Tensor, value_pages: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
@@ -98,6 +108,16 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     exact = x.float()
     normed = exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
     return weight * normed.to(x.dtype)
+
+
+def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """See `deserve_kernels.rowwise.rotate`."""
+    return _turned(q, cos, sin), _turned(k, cos, sin)
+
+
+def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = heads.chunk(2, dim=-1)
+    return heads * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:

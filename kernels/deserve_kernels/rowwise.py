@@ -1,4 +1,4 @@
-"""What a decoder layer does to each token by itself: RMS norm, and SiLU of the gate times the other product.
+"""What a decoder layer does to each token by itself: RMS norm, rotary positions, and the SiLU gate of an MLP.
 
 In C++ on the CPU for fp32 and bf16, where a token's bits depend on no other token and on no number of threads; else the
 torch reference. Rounding is that of transformers' Llama.
@@ -13,7 +13,7 @@ from deserve_kernels import reference
 from deserve_kernels.errors import ArgumentError
 from deserve_kernels.library import native_library
 
-__all__ = ["rms_norm", "silu_mul"]
+__all__ = ["rms_norm", "rotate", "silu_mul"]
 
 _COMPILED = (torch.float32, torch.bfloat16)
 
@@ -44,6 +44,50 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
+def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """q [heads, T, dim] and k [kv_heads, T, dim] with each half of a head turned against the other, in their dtype.
+
+    cos and sin [T, dim] of the angles. In memory the heads of a token come to lie side by side, as the matrix products
+    wrote them and attention reads them. Raises `ArgumentError` for an odd dim and for shapes that do not fit.
+    """
+    tokens, dim = q.shape[-2:]
+    if q.ndim != 3 or dim % 2:
+        raise ArgumentError(f"q: shape {tuple(q.shape)} where [heads, T, even dim] is expected")
+    if k.ndim != 3 or k.shape[1:] != q.shape[1:]:
+        raise ArgumentError(f"k: shape {tuple(k.shape)} where [kv_heads, {tokens}, {dim}] is expected")
+    for name, table in (("cos", cos), ("sin", sin)):
+        if table.shape != q.shape[1:]:
+            raise ArgumentError(f"{name}: shape {tuple(table.shape)} where [{tokens}, {dim}] is expected")
+    library = native_library() if _compiled(q, k, cos, sin) else None
+    if library is None:
+        return reference.rotate(q, k, cos, sin)
+    q = q if q.stride(2) == 1 else q.contiguous()
+    k = k if k.stride(2) == 1 else k.contiguous()
+    cos, sin = cos.contiguous(), sin.contiguous()
+    heads, kv_heads = q.shape[0], k.shape[0]
+    q_out = torch.empty(tokens, heads, dim, dtype=q.dtype)
+    k_out = torch.empty(tokens, kv_heads, dim, dtype=k.dtype)
+    library.deserve_rotate(
+        q.data_ptr(),
+        q.stride(1),
+        q.stride(0),
+        q_out.data_ptr(),
+        heads,
+        k.data_ptr(),
+        k.stride(1),
+        k.stride(0),
+        k_out.data_ptr(),
+        kv_heads,
+        cos.data_ptr(),
+        sin.data_ptr(),
+        tokens,
+        dim,
+        q.dtype is torch.bfloat16,
+        torch.get_num_threads(),
+    )
+    return q_out.transpose(0, 1), k_out.transpose(0, 1)
+
+
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up of one shape and dtype, any of both; each of the two operations is rounded to the dtype.
 
@@ -69,5 +113,7 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     return out
 
 
-def _compiled(first: Tensor, second: Tensor) -> bool:
-    return first.device.type == "cpu" and first.dtype in _COMPILED and second.dtype is first.dtype
+def _compiled(first: Tensor, *others: Tensor) -> bool:
+    if first.device.type != "cpu" or first.dtype not in _COMPILED:
+        return False
+    return all(other.dtype is first.dtype for other in others)
