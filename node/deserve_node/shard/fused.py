@@ -7,7 +7,6 @@ recognised by its bytecode and not by its name; one that computes anything else,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from deserve_kernels import rms_norm, silu_mul
+from deserve_node.shard.same_code import same_code
 
 __all__ = ["GatedMlp", "RmsNorm", "fuse_modules"]
 
@@ -62,10 +62,4 @@ def fuse_modules(model: nn.Module) -> None:
 
 def _computes_as(module: nn.Module, original: type[nn.Module]) -> bool:
     """Whether the class of `module` has the very code of `original`, and nothing was put on the module itself."""
-    return "forward" not in vars(module) and _code(type(module).forward) == _code(original.forward)
-
-
-def _code(function: Callable[..., Any]) -> tuple[Any, ...]:
-    """What a function does, without the names of its variables, its annotations and its place."""
-    code = function.__code__
-    return code.co_code, code.co_names, code.co_consts
+    return "forward" not in vars(module) and same_code(type(module).forward, original.forward)

@@ -23,6 +23,7 @@ from deserve_node.shard.experts import SERVE_EXPERTS, register_experts
 from deserve_node.shard.fused import fuse_modules
 from deserve_node.shard.independence import check_rows_are_independent
 from deserve_node.shard.linear import pack_linears
+from deserve_node.shard.rotary import fuse_rotations
 from deserve_node.shard.shard import Shard
 from deserve_node.shard.tensors import lazy_state_dict
 
@@ -59,6 +60,7 @@ def load_shard(files: ModelFiles, first: int, last: int, *, dtype: torch.dtype, 
     shard = Shard(model, first, last, slot, boundary)
     if device.type == "cpu":
         fuse_modules(model)
+        fuse_rotations(model)
         split_activations(model)
     pack_linears(model, shard.tensor_bytes)
     check_rows_are_independent(shard)
