@@ -19,6 +19,9 @@ Answer = tuple[float, list[list[int]]]
 """Seconds, prefill included, and the new tokens of every prompt."""
 Engine = Callable[[list[list[int]], int], Answer]
 
+_STEP_TOKENS = 2048
+"""What a node takes into a step unless told otherwise, and vllm, too."""
+
 
 @contextmanager
 def one_process(source: str) -> Iterator[Engine]:
@@ -28,7 +31,7 @@ def one_process(source: str) -> Iterator[Engine]:
     from deserve_node.local import LocalRing
 
     keep_freed_memory()
-    ring = LocalRing(resolve(source), kv_bytes=2 << 30)
+    ring = LocalRing(resolve(source), kv_bytes=2 << 30, token_budget=_STEP_TOKENS)
 
     def serve(prompts: list[list[int]], new_tokens: int) -> Answer:
         rows = [("/v1/completions", request_body(source, prompt, new_tokens)) for prompt in prompts]
