@@ -11,6 +11,16 @@ from deserve_kernels.copies import copy_pages
 from deserve_kernels.errors import KernelError
 from deserve_kernels.noise import gumbel
 from deserve_kernels.pages import write_kv
-from deserve_kernels.rowwise import rms_norm, rotate, silu_mul
+from deserve_kernels.rowwise import is_compiled, rms_norm, rotate, silu_mul
 
-__all__ = ["KernelError", "copy_pages", "gumbel", "paged_attention", "rms_norm", "rotate", "silu_mul", "write_kv"]
+__all__ = [
+    "KernelError",
+    "copy_pages",
+    "gumbel",
+    "is_compiled",
+    "paged_attention",
+    "rms_norm",
+    "rotate",
+    "silu_mul",
+    "write_kv",
+]

@@ -13,9 +13,14 @@ from deserve_kernels import reference
 from deserve_kernels.errors import ArgumentError
 from deserve_kernels.library import native_library
 
-__all__ = ["rms_norm", "rotate", "silu_mul"]
+__all__ = ["is_compiled", "rms_norm", "rotate", "silu_mul"]
 
 _COMPILED = (torch.float32, torch.bfloat16)
+
+
+def is_compiled(dtype: torch.dtype) -> bool:
+    """Whether tensors of this dtype on the CPU go through the C++ kernels, and not through the torch references."""
+    return dtype in _COMPILED and native_library() is not None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -45,14 +50,15 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """q [heads, T, dim] and k [kv_heads, T, dim] with each half of a head turned against the other, in their dtype.
+    """q [heads, T, dim] and k [kv_heads, T, dim] with each half of a head turned against the other.
 
-    cos and sin [T, dim] of the angles. In memory the heads of a token come to lie side by side, as the matrix products
-    wrote them and attention reads them. Raises `ArgumentError` for an odd dim and for shapes that do not fit.
+    cos and sin [T, dim] of the angles; dtypes promote as in torch. In memory the heads of a token come to lie side by
+    side, as the matrix products wrote them and attention reads them. Raises `ArgumentError` for an odd dim and for
+    shapes that do not fit.
     """
-    tokens, dim = q.shape[-2:]
-    if q.ndim != 3 or dim % 2:
+    if q.ndim != 3 or q.shape[2] % 2:
         raise ArgumentError(f"q: shape {tuple(q.shape)} where [heads, T, even dim] is expected")
+    _, tokens, dim = q.shape
     if k.ndim != 3 or k.shape[1:] != q.shape[1:]:
         raise ArgumentError(f"k: shape {tuple(k.shape)} where [kv_heads, {tokens}, {dim}] is expected")
     for name, table in (("cos", cos), ("sin", sin)):

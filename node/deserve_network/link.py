@@ -171,7 +171,7 @@ class Link:
     async def measure(self) -> LinkMeasure:
         """Latency and bandwidth from here to the peer, by frames of their own beside whatever else is under way.
 
-        Takes about two seconds and 16 round trips at most, on each stream: it starts over where one breaks. Raises
+        Takes about two seconds and 18 round trips at most, on each stream: it starts over where one breaks. Raises
         `LinkLost`, also where the peer answers no ping within `silence_s`.
         """
         while True:

@@ -103,7 +103,7 @@ class LocalRing:
         desk = _Results(len(rows))
         scheduler = Scheduler(
             KvBudget([self.engine.cache.shapes]),
-            self._plan_for(self._max_rows),
+            self._plan_for(self._max_rows, True),
             [StageCost(0.0, 1.0)],
             plan_for=self._plan_for,
             max_rows=self._max_rows,
@@ -136,7 +136,7 @@ class LocalRing:
         self.compute.forget(range(scheduler.sequences))
         return [desk.results[number] for number in range(len(rows))]
 
-    def _plan_for(self, rows: int) -> RingPlan:
+    def _plan_for(self, rows: int, more_to_come: bool) -> RingPlan:
         """Nothing waits for a ring of one, so its steps are bounded in tokens: at a second each, as costs are here."""
         microbatches = min(self._microbatches, max(1, rows))
         return RingPlan(microbatches, -(-rows // microbatches), float(self._token_budget), (self._swap_pages,))

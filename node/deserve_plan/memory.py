@@ -36,7 +36,7 @@ AHEAD_CYCLES = 2.0
 def row_pages(memory: StageMemory, workload: Workload) -> float:
     """Pages for each row that decodes: its own, averaged over its life, the last one on average half empty, and its
     part in those of the rows whose prompts are on their way."""
-    ahead = AHEAD_CYCLES / workload.new_tokens
+    ahead = AHEAD_CYCLES / workload.new_tokens if workload.more_to_come else 0.0
     half_page = (memory.page_tokens - 1) / 2
     tokens = workload.prompt_tokens + workload.new_tokens / 2 + half_page
     return (tokens + ahead * (workload.prompt_tokens + half_page)) / memory.page_tokens
@@ -117,11 +117,12 @@ def _moved(
     resident = np.maximum(0.0, (memory.device_pages - (depth + 1) * pages) / microbatches)
     swapped = np.where(pages > 0, np.clip(mean - resident, 0.0, pages), 0.0)
     # A step writes the last page of every row that decodes and the pages of its prompt tokens.
-    written = rows * (1 + workload.prompt_tokens / workload.new_tokens / memory.page_tokens)
+    prompts = workload.prompt_tokens / workload.new_tokens if workload.more_to_come else 0.0
+    written = rows * (1 + prompts / memory.page_tokens)
     leaving = np.minimum(swapped, written * swapped / np.maximum(mean, 1e-9))
     return swapped * memory.page_bytes, leaving * memory.page_bytes
 
 
 def _can_swap(memory: StageMemory, microbatches: int, depth: int) -> bool:
-    copies = min(memory.copy_in_bytes_per_s, memory.copy_out_bytes_per_s)
-    return microbatches > depth + 1 and memory.host_pages > 0 and copies > 0
+    slower = min(memory.copy_in_bytes_per_s, memory.copy_out_bytes_per_s)
+    return microbatches > depth + 1 and memory.host_pages > 0 and slower > 0

@@ -4,8 +4,8 @@ For every number of microbatches, all numbers of rows per microbatch are looked 
 let a microbatch hold more, so the search ends where even a ring without latency could not beat what was found.
 
 Times vary, and a stage that waits loses what it never gets back. Plans are therefore compared at a *safe* period: hops
-take their 95th percentile, one microbatch is spare, and copies must be done ahead of the step that needs them. What is
-predicted for the plan afterwards is the mean.
+take their 95th percentile, half a microbatch is spare, and copies must be done ahead of the step that needs them. What
+is predicted for the plan afterwards is the mean.
 """
 
 from __future__ import annotations
@@ -234,7 +234,8 @@ def _with_reason(plan: RingPlan, figures: RingFigures, workload: Workload, rows:
 
 
 def _check(figures: RingFigures, workload: Workload, max_rows: int, step_tokens: int) -> None:
-    for name, value in (("max_rows", max_rows), ("step_tokens", step_tokens), ("new_tokens", workload.new_tokens)):
+    named = (("max_rows", max_rows), ("step_tokens", step_tokens), ("new_tokens", workload.new_tokens))
+    for name, value in (*named, ("prompt_tokens", workload.prompt_tokens)):
         if value < 1:
             raise ValueError(f"{name}: {value} is less than 1")
     for index, stage in enumerate(figures.stages):

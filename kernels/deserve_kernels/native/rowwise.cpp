@@ -94,7 +94,7 @@ void rotate(Heads<T> queries, Heads<T> keys, const T* cos, const T* sin, int64_t
     }
 }
 
-// x * sigmoid(x). exp_vec ends at 88; below -88 the sigmoid is 0 in fp32.
+// x * sigmoid(x). exp_vec ends at 88; what is below -88 is taken for -0, which is off by less than 1e-36.
 inline Vec silu(Vec x) {
     const Vec sigmoid_inverse = 1.0f + exp_vec(-x);
     return x < splat(-88.0f) ? x * 0.0f : x / sigmoid_inverse;

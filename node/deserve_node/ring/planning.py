@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from deserve_network.control_messages import PlanReport
 from deserve_network.ring_messages import Segment
@@ -29,6 +30,12 @@ ASSUMED_WORKLOAD = Workload(prompt_tokens=256, new_tokens=128)
 LEAST_HELD = 4
 """Rows of the assumed length that every stage can hold: a ring that expects to run one at a time would ask for one at a
 time, and be long in learning better."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Few:
+    rows: int
+    more_to_come: bool
 
 
 class Planner:
@@ -50,8 +57,8 @@ class Planner:
         self._by_hand = bool(overrides)
         self._codec = None if overrides is None else overrides.codec
         self.stages = len(figures.stages)
-        self._few_rows: dict[int, RingPlan] = {}
-        self._wanted = 0
+        self._few_rows: dict[_Few, RingPlan] = {}
+        self._wanted: _Few | None = None
         self._clock = clock
         self._most_rows = max_rows
         self._left: tuple[int, float] | None = None
@@ -81,14 +88,15 @@ class Planner:
         figures = self._keeper.question.figures
         return sum(part.tokens * token_bytes(part.codec, figures.hidden, figures.value_bytes) for part in segments)
 
-    def plan_for(self, rows: int) -> RingPlan | None:
-        """The plan for so many rows, the last of a batch; None while it is not known."""
+    def plan_for(self, rows: int, more_to_come: bool) -> RingPlan | None:
+        """The plan for so many rows, with prompts among what is to come or without; None while it is not known."""
         if self._by_hand:
             return self.plan
-        found = self._few_rows.get(rows)
-        if found is None and rows != self._wanted:
+        few = _Few(rows, more_to_come)
+        found = self._few_rows.get(few)
+        if found is None and few != self._wanted:
             # Rows pass quickly: only the latest number still matters.
-            self._wanted = rows
+            self._wanted = few
             self._work.set()
         return found
 
@@ -136,17 +144,17 @@ class Planner:
             plan = await asyncio.to_thread(due.renew, self.plan)
             another = self._keeper.adopt(due, plan)
             self._few_rows.clear()
-            self._wanted = 0
+            self._wanted = None
             if another:
                 self._finish_due = self._left is not None
                 self._work.set()
                 return True
-        if self._wanted and (rows := self._wanted) not in self._few_rows:
+        if self._wanted is not None and (few := self._wanted) not in self._few_rows:
             asked = self._keeper.question
-            last = dataclasses.replace(asked.workload, more_to_come=False)
-            question = dataclasses.replace(asked, workload=last, max_rows=rows)
-            self._few_rows[rows] = await asyncio.to_thread(question.solve)
-            if rows != self._wanted:
+            workload = dataclasses.replace(asked.workload, more_to_come=few.more_to_come)
+            question = dataclasses.replace(asked, workload=workload, max_rows=few.rows)
+            self._few_rows[few] = await asyncio.to_thread(question.solve)
+            if few != self._wanted:
                 self._work.set()
         if self._finish_due and self._left is not None:
             self._finish_due = False

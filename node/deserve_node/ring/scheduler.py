@@ -38,10 +38,10 @@ LEAST_BUDGET_S = 1e-6
 class Scheduler:
     """Rows wait in order of arrival, run as the plan says, and leave by `finish`.
 
-    `plan_for` answers with the plan for so many rows, or None while it is not known: while fewer are there than `plan`
-    is for, that one holds. `costs` are those of every stage and bounded link, and `latency_s` what a step spends on the
-    wire, all hops together. `max_rows` bounds the rows that are planned for, and `max_tokens` what prompts fill a step
-    up to: a plan's decodes go first, however many they are.
+    `plan_for` answers with the plan for so many rows, some of them with prompts still to come or none, or None while it
+    is not known: while fewer are there than `plan` is for, that one holds. `costs` are those of every stage and bounded
+    link, and `latency_s` what a step spends on the wire, all hops together. `max_rows` bounds the rows that are planned
+    for, and `max_tokens` what prompts fill a step up to: a plan's decodes go first, however many they are.
 
     `chunks_in_flight` bounds the chunks of one row that are under way at once (0: no bound), and with `whole_prompts`
     prompts are not cut (but at `max_tokens`): so do others, and benchmarks compare.
@@ -53,7 +53,7 @@ class Scheduler:
         plan: RingPlan,
         costs: Sequence[StageCost],
         *,
-        plan_for: Callable[[int], RingPlan | None],
+        plan_for: Callable[[int, bool], RingPlan | None],
         max_rows: int,
         max_tokens: int,
         latency_s: float = 0.0,
@@ -229,7 +229,8 @@ class Scheduler:
         if 0 < rows < self.planned_rows:
             # In steps of an eighth: each is a plan to be solved.
             grade = 1 << max(0, rows.bit_length() - 4)
-            plan = self._plan_for(min(self.planned_rows, -(-rows // grade) * grade)) or self._active
+            prompts = bool(self._waiting) or self.running > self.decoding
+            plan = self._plan_for(min(self.planned_rows, -(-rows // grade) * grade), prompts) or self._active
         if plan is not self._active and self.budget.holds(plan):
             self._use(plan)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from deserve_kernels import rms_norm, silu_mul
+from deserve_kernels import is_compiled, rms_norm, silu_mul
 from deserve_node.shard.same_code import same_code
 
 __all__ = ["GatedMlp", "RmsNorm", "fuse_modules"]
@@ -56,8 +56,13 @@ def fuse_modules(model: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if _computes_as(child, LlamaRMSNorm):
                 setattr(parent, name, RmsNorm(child))
-            elif _computes_as(child, LlamaMLP) and type(child.act_fn) in _SILU:
+            elif _computes_as(child, LlamaMLP) and _gate_is_compiled(child):
                 setattr(parent, name, GatedMlp(child))
+
+
+def _gate_is_compiled(mlp: Any) -> bool:
+    """The exponential of the torch reference follows rows and threads; `split_activations` sees to the original's."""
+    return type(mlp.act_fn) in _SILU and is_compiled(mlp.gate_proj.weight.dtype)
 
 
 def _computes_as(module: nn.Module, original: type[nn.Module]) -> bool:

@@ -1,4 +1,5 @@
-"""Whether two functions do the same. So copies of one module are known in transformers, whatever they are called."""
+"""Whether two functions have the same bytecode. So copies of one module are known in transformers, whatever they are
+called."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ __all__ = ["same_code"]
 
 
 def same_code(function: Any, original: Any) -> bool:
-    """Whether both are plain functions of the same bytecode, names and constants.
+    """Whether both are plain functions of the same bytecode, names, constants and defaults.
 
     Names of variables, annotations and docstrings may differ. What a global name stands for is not compared.
     """
@@ -21,4 +22,4 @@ def same_code(function: Any, original: Any) -> bool:
 def _content(function: types.FunctionType) -> tuple[Any, ...]:
     code = function.__code__
     constants = tuple(constant for constant in code.co_consts if constant != function.__doc__)
-    return code.co_code, code.co_names, constants
+    return code.co_code, code.co_names, constants, function.__defaults__, function.__kwdefaults__

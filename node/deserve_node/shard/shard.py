@@ -1,6 +1,7 @@
 """A loaded range of decoder layers and how tokens or hidden states pass through it.
 
-The arithmetic is transformers' own; attention and its memory are the caller's (`attend`). All sequences are packed
+The arithmetic is transformers' own, or a kernel's that computes the same; attention and its memory are the caller's
+(`attend`). All sequences are packed
 into one row [1, T] with a position per token; nothing here depends on which token belongs to whom, and everything
 outside the matrix products works row by row. Rows beyond the real ones (padding, position 0) change no other row.
 

@@ -67,7 +67,7 @@ def name_of(stages: int, wan: Wan) -> str:
 
 
 def timed_bound(figures: Figures, fixed_s: float, token_s: float) -> float:
-    """Measured tokens/s over the bound, max of the slowest stage alone and processor time over cores.
+    """Measured tokens/s over the bound, max of a stage alone and processor time over cores.
 
     A stage alone takes its profile's time for the very steps of the window, one after the other: the share of the
     window that this makes is measured over bound. All stages are equal here. They are asked some milliseconds after the

@@ -37,7 +37,7 @@ def run_batch(
         KvBudget([[PoolShape(0, 0, m.device_pages, m.host_pages, m.page_tokens)] for m in memory]),
         plan,
         [stage.cost for stage in figures.stages],
-        plan_for=lambda _: plan,
+        plan_for=lambda *_: plan,
         max_rows=max_rows,
         max_tokens=max_tokens,
         latency_s=sum(link.latency_s for link in figures.links),

@@ -31,7 +31,8 @@ def test_cores_that_copy_do_not_compute() -> None:
     # Four stages that compute on two cores, and what their copies take of these.
     copy_core_s = copying.period_s / 17 - 4 * copying.step_s[0] / 2
     moved = copy_core_s * 2 / 4 * CORE_COPY_BYTES_PER_S
-    assert moved / MEMORY.page_bytes == pytest.approx(120, rel=0.4)
+    # 120 pages come in, and as many go out as a step writes of those: one a row and 15 of prompts, of 148.
+    assert moved / MEMORY.page_bytes == pytest.approx(147.2, rel=0.02)
 
 
 def test_cores_copy_only_what_latency_makes_worth_it() -> None:

@@ -87,7 +87,7 @@ async def ring(tiny_model):
             KvBudget([[PoolShape(0, 0, 4096)]]),
             PLAN,
             [StageCost(0.0, 1.0)],
-            plan_for=lambda rows: PLAN,
+            plan_for=lambda *_: PLAN,
             max_rows=ROWS,
             max_tokens=4096,
         ),

@@ -28,11 +28,11 @@ def planner(overrides: PlanOverrides | None = None, clock: Callable[[], float] =
 
 async def test_the_plan_for_fewer_rows_is_there_once_it_is_solved() -> None:
     ring = planner()
-    assert ring.plan_for(8) is None
-    assert ring.plan_for(4) is None
+    assert ring.plan_for(8, True) is None
+    assert ring.plan_for(4, True) is None
     async with asyncio.timeout(30):
         assert not await ring.solve_next()
-    few = ring.plan_for(4)
+    few = ring.plan_for(4, True)
     assert few is not None
     assert few.microbatches * few.rows_per_microbatch < 8 < ring.plan.microbatches * ring.plan.rows_per_microbatch
 
@@ -56,7 +56,7 @@ async def test_steps_that_take_half_as_long_again_bring_another_plan() -> None:
 
 async def test_a_plan_set_by_hand_holds() -> None:
     ring = planner(PlanOverrides(microbatches=3, rows=5))
-    assert ring.plan_for(4) == ring.plan
+    assert ring.plan_for(4, False) == ring.plan
     assert (ring.plan.microbatches, ring.plan.rows_per_microbatch) == (3, 5)
     assert (ring.report().microbatches, ring.report().rows_per_microbatch) == (3, 5)
 

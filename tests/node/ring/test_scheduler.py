@@ -32,20 +32,20 @@ def scheduler_with(
     microbatches: int = 1,
     max_rows: int = 8,
     tokens: int = 64,
-    plan_for: Callable[[int], RingPlan] | None = None,
+    plan_for: Callable[[int, bool], RingPlan] | None = None,
     chunks_in_flight: int = 0,
     whole_prompts: bool = False,
 ) -> Scheduler:
     """On one stage, with `tokens` both as time budget and as bound of a step."""
     shapes = pages if isinstance(pages, list) else [PoolShape(0, 0, pages)]
 
-    def evenly(rows: int) -> RingPlan:
+    def evenly(rows: int, more_to_come: bool) -> RingPlan:
         count = min(rows, microbatches)
         return RingPlan(count, -(-rows // count), float(tokens), (0,))
 
     return Scheduler(
         KvBudget([shapes]),
-        (plan_for or evenly)(max_rows),
+        (plan_for or evenly)(max_rows, True),
         [TOKEN_COST],
         plan_for=plan_for or evenly,
         max_rows=max_rows,
@@ -248,7 +248,7 @@ def test_no_microbatch_swallows_all_rows() -> None:
 
 
 def test_microbatches_shrink_in_number_before_they_shrink_in_size() -> None:
-    scheduler = scheduler_with(999, max_rows=16, plan_for=lambda rows: RingPlan(-(-rows // 4), 4, 512.0, (0,)))
+    scheduler = scheduler_with(999, max_rows=16, plan_for=lambda rows, _: RingPlan(-(-rows // 4), 4, 512.0, (0,)))
     rows = [Row(key, (1, 2, 3)) for key in range(16)]
     for row in rows:
         scheduler.add(row)
@@ -288,7 +288,7 @@ def test_a_chunk_waits_for_the_one_before_where_only_one_may_be_under_way() -> N
 
 def test_prompts_are_not_cut_where_that_is_switched_off() -> None:
     plan = RingPlan(2, 4, 16.0, (0,))
-    scheduler = scheduler_with(999, tokens=512, plan_for=lambda rows: plan, whole_prompts=True)
+    scheduler = scheduler_with(999, tokens=512, plan_for=lambda *_: plan, whole_prompts=True)
     scheduler.add(Row(0, tuple(range(200))))
     assert [plan.chunks[0].count for plan in steps_of(scheduler)] == [200]
 
@@ -308,7 +308,7 @@ def test_tokens_of_one_codec_are_next_to_each_other() -> None:
 def test_a_plan_that_leaves_less_memory_lets_rows_wait_and_loses_none() -> None:
     pools = [PoolShape(0, 0, 8, host_pages=32)]
     swapping, resident = RingPlan(4, 3, 512.0, (3,)), RingPlan(3, 4, 512.0, (0,))
-    scheduler = scheduler_with(pools, max_rows=12, tokens=512, plan_for=lambda rows: swapping)
+    scheduler = scheduler_with(pools, max_rows=12, tokens=512, plan_for=lambda *_: swapping)
     stages = PretendStages(pools)
     rows = {key: (Row(key, tuple(range(10)), most_new=4), 4) for key in range(12)}
     for row, _ in rows.values():
@@ -327,7 +327,7 @@ def test_a_plan_that_leaves_less_memory_lets_rows_wait_and_loses_none() -> None:
 def test_a_row_that_needs_more_than_a_microbatch_s_share_of_the_device_is_served_nevertheless() -> None:
     pools = [PoolShape(0, 0, 16, host_pages=64)]
     swapping = RingPlan(4, 2, 512.0, (5,))
-    scheduler = scheduler_with(pools, max_rows=8, tokens=512, plan_for=lambda rows: swapping)
+    scheduler = scheduler_with(pools, max_rows=8, tokens=512, plan_for=lambda *_: swapping)
     page = pools[0].page_tokens
     rows = {0: (Row(0, tuple(range(11 * page)), most_new=8), 8)}
     rows |= {key: (Row(key, tuple(range(page)), most_new=8), 8) for key in range(1, 6)}

@@ -80,7 +80,7 @@ def ring(plan: RingPlan, *, max_rows: int, chunks_in_flight: int = 0, whole_prom
         KvBudget([[PoolShape(0, 0, 40_000)]] * STAGES),
         plan,
         [COST] * STAGES,
-        plan_for=lambda rows: plan,
+        plan_for=lambda *_: plan,
         max_rows=max_rows,
         max_tokens=16_384,
         latency_s=STAGES * HOP_S,

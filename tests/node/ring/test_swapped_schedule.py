@@ -64,7 +64,7 @@ def test_every_step_finds_its_pages_and_every_row_ends(
     shapes = [PoolShape(reach, 0, device, host, page_tokens) for reach in ({0, window} if window else {0})]
     plan = RingPlan(microbatches, 4, 64.0, (swap,), prefetch_depth=depth)
     scheduler = Scheduler(
-        KvBudget([shapes]), plan, [StageCost(0.0, 1.0)], plan_for=lambda rows: plan, max_rows=24, max_tokens=64
+        KvBudget([shapes]), plan, [StageCost(0.0, 1.0)], plan_for=lambda *_: plan, max_rows=24, max_tokens=64
     )
     stage = Stage(shapes)
     rows: dict[int, tuple[Row, int]] = {}

@@ -7,31 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import LAYERS, build
 from torch import nn
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from deserve_models import resolve
+from deserve_node.shard import fused
 from deserve_node.shard.fused import GatedMlp, RmsNorm, fuse_modules
 from deserve_node.shard.linear import PackedLinear
 from deserve_node.shard.loading import load_shard
-
-LAYERS = 3
-
-
-def build(name: str, **changes: Any) -> Any:
-    sizes = {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "pad_token_id": None,
-    }
-    torch.manual_seed(0)
-    config = CONFIG_MAPPING[name](**sizes, **changes)
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).eval().requires_grad_(False)
 
 
 def count(model: nn.Module, kind: type[nn.Module]) -> int:
@@ -72,6 +56,16 @@ def test_another_activation_leaves_the_mlp_and_not_the_norms() -> None:
     assert count(model, GatedMlp) == 0
     assert count(model, LlamaMLP) == LAYERS
     assert count(model, LlamaRMSNorm) == 0
+
+
+def test_an_mlp_whose_gate_has_no_kernel_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = build("llama").to(torch.float16)
+    fuse_modules(half)
+    assert count(half, GatedMlp) == 0
+    monkeypatch.setattr(fused, "is_compiled", lambda dtype: False)
+    model = build("llama")
+    fuse_modules(model)
+    assert (count(model, GatedMlp), count(model, RmsNorm)) == (0, 2 * LAYERS + 1)
 
 
 def test_biases_of_an_mlp_are_kept() -> None:

@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import LAYERS, build
 from torch import nn
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.llama import modeling_llama
 
 from deserve_models import resolve
 from deserve_node.shard import rotary
 from deserve_node.shard.loading import load_shard
 from deserve_node.shard.rotary import fuse_rotations
-
-LAYERS = 2
 
 
 @pytest.fixture
@@ -31,21 +29,6 @@ def rotations(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
 
     monkeypatch.setattr(rotary, "rotate", count)
     return seen
-
-
-def build(name: str, **changes: Any) -> Any:
-    sizes = {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "pad_token_id": None,
-    }
-    torch.manual_seed(0)
-    config = CONFIG_MAPPING[name](**sizes, **changes)
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gemma2"])
