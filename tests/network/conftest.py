@@ -19,7 +19,7 @@ from deserve_network.link_state import Window
 from deserve_network.links import Links
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
-TIMES = LinkTimes(connect_s=10, reconnect_s=2, heartbeat_s=0.05, silence_s=2)
+TIMES = LinkTimes(connect_s=10, reconnect_s=4, heartbeat_s=0.05, silence_s=2)
 
 LinkUp = Callable[..., Awaitable[tuple[Link, Link]]]
 
