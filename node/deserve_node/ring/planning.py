@@ -178,5 +178,7 @@ def _that_fits(workload: Workload, figures: RingFigures) -> Workload:
     tokens = min(stage.memory.page_tokens * stage.memory.device_pages for stage in figures.stages)
     part = min(1.0, tokens / LEAST_HELD / (workload.prompt_tokens + workload.new_tokens))
     return dataclasses.replace(
-        workload, prompt_tokens=workload.prompt_tokens * part, new_tokens=max(1.0, workload.new_tokens * part)
+        workload,
+        prompt_tokens=max(1.0, workload.prompt_tokens * part),
+        new_tokens=max(1.0, workload.new_tokens * part),
     )

@@ -54,6 +54,13 @@ async def test_steps_that_take_half_as_long_again_bring_another_plan() -> None:
     assert ring.report().plans == 2
 
 
+def test_a_ring_with_next_to_no_memory_runs_a_row_at_a_time() -> None:
+    stage = StageFigures(StageCost(FIXED_S, TOKEN_S), StageMemory(1, 4), occupies_cores=False)
+    figures = RingFigures((stage,) * 2, (LinkFigures(HOP_S),) * 2, 512, 4)
+    plan = Planner(figures, max_rows=16, step_tokens=256).plan
+    assert (plan.microbatches, plan.rows_per_microbatch) == (1, 1)
+
+
 async def test_a_plan_set_by_hand_holds() -> None:
     ring = planner(PlanOverrides(microbatches=3, rows=5))
     assert ring.plan_for(4, False) == ring.plan
