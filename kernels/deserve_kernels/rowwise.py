@@ -6,6 +6,8 @@ torch reference. Rounding is that of transformers' Llama.
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     width = x.shape[-1]
     if weight.shape != (width,):
         raise ArgumentError(f"weight: shape {tuple(weight.shape)} where ({width},) is expected")
-    library = native_library() if _compiled(x, weight) else None
+    library = _library_for(x, weight)
     if library is None:
         return reference.rms_norm(x, weight, eps)
     x, weight = x.contiguous(), weight.contiguous()
@@ -64,7 +66,7 @@ def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     for name, table in (("cos", cos), ("sin", sin)):
         if table.shape != q.shape[1:]:
             raise ArgumentError(f"{name}: shape {tuple(table.shape)} where [{tokens}, {dim}] is expected")
-    library = native_library() if _compiled(q, k, cos, sin) else None
+    library = _library_for(q, k, cos, sin)
     if library is None:
         return reference.rotate(q, k, cos, sin)
     q = q if q.stride(2) == 1 else q.contiguous()
@@ -103,7 +105,7 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
         raise ArgumentError(
             f"up: {up.dtype} {tuple(up.shape)} where the gate's {gate.dtype} {tuple(gate.shape)} is expected"
         )
-    library = native_library() if _compiled(gate, up) else None
+    library = _library_for(gate, up)
     if library is None:
         return reference.silu_mul(gate, up)
     gate, up = gate.contiguous(), up.contiguous()
@@ -119,7 +121,7 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     return out
 
 
-def _compiled(first: Tensor, *others: Tensor) -> bool:
-    if first.device.type != "cpu" or first.dtype not in _COMPILED:
-        return False
-    return all(other.dtype is first.dtype for other in others)
+def _library_for(first: Tensor, *others: Tensor) -> ctypes.CDLL | None:
+    """None where the reference has to do: elsewhere than on the CPU, for other dtypes, and for several at once."""
+    one_dtype = all(other.dtype is first.dtype for other in others)
+    return native_library() if first.device.type == "cpu" and one_dtype and first.dtype in _COMPILED else None

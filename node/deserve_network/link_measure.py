@@ -116,9 +116,10 @@ async def measure_link(probe: Probe, silence_s: float) -> LinkMeasure | None:
     rtts = await _ping(probe, silence_s)
     if not rtts:
         return None
-    deadline = loop.time() + BUDGET_S + BUDGET_ROUND_TRIPS * min(rtts)
+    rtt_s = min(rtts)
+    deadline = loop.time() + BUDGET_S + BUDGET_ROUND_TRIPS * rtt_s
     trains: list[Train] = []
-    while (nbytes := next_probe_bytes(trains, min(rtts))) is not None and loop.time() < deadline:
+    while (nbytes := next_probe_bytes(trains, rtt_s)) is not None and loop.time() < deadline:
         answers = [probe(nbytes) for _ in range(PROBES)]
         await asyncio.wait(answers, timeout=deadline - loop.time())
         if any(answer.cancelled() for answer in answers):

@@ -14,7 +14,7 @@ import numpy as np
 
 from deserve_plan.figures import RingFigures, Workload
 from deserve_plan.filling import budgets
-from deserve_plan.memory import copies
+from deserve_plan.memory import planned_copies
 from deserve_plan.plan import RingPlan
 from deserve_plan.steady import PROMPT_SLACK, MeanLoad, RingTimes, period_s
 
@@ -96,9 +96,8 @@ class _Cycle:
             context=np.array([decodes * (work.prompt_tokens + work.new_tokens / 2)]),
             pairs=np.array([prompt * (work.prompt_tokens + 1) / 2]),
         )
-        plan, memories = self._plan, [stage.memory for stage in self._figures.stages]
-        pools = [np.array([float(pages)]) for pages in plan.swap_pages]
-        moved = copies(memories, work, load.rows, plan.microbatches, plan.prefetch_depth, pools)
+        plan = self._plan
+        moved = planned_copies(self._figures, work, plan, load.rows)
         times = RingTimes(self._figures, load, plan.codec, plan.coalesce, copies=moved)
         slot = times.slot_s()
         return float(period_s(microbatches, slot, times.trip_s(slot))[0])

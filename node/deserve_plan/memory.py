@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deserve_plan.figures import StageMemory, Workload
+from deserve_plan.figures import RingFigures, StageMemory, Workload
+from deserve_plan.plan import RingPlan
 
-__all__ = ["Copies", "Swap", "copies", "row_pages", "rows_held", "swap_for"]
+__all__ = ["Copies", "Swap", "copies", "planned_copies", "row_pages", "rows_held", "swap_for"]
 
 Array = NDArray[np.float64]
 
@@ -96,21 +97,23 @@ def copies(
 ) -> Copies:
     """Of every stage, where its swap pool has `pages` [rows] pages."""
     of_stages = [
-        _moved(memory, workload, rows, microbatches, depth, pool) for memory, pool in zip(memories, pages, strict=True)
+        _of_stage(memory, workload, rows, microbatches, depth, pool)
+        for memory, pool in zip(memories, pages, strict=True)
     ]
-    seconds = [
-        np.maximum(inward / memory.copy_in_bytes_per_s, outward / memory.copy_out_bytes_per_s)
-        if _can_swap(memory, microbatches, depth)
-        else inward
-        for memory, (inward, outward) in zip(memories, of_stages, strict=True)
-    ]
-    return Copies(np.array(seconds), np.array([inward + outward for inward, outward in of_stages]))
+    return Copies(np.array([seconds for seconds, _ in of_stages]), np.array([nbytes for _, nbytes in of_stages]))
 
 
-def _moved(
+def planned_copies(figures: RingFigures, workload: Workload, plan: RingPlan, rows: Array) -> Copies:
+    """Under `plan`, of a step with `rows` [rows] rows a microbatch."""
+    memories = [stage.memory for stage in figures.stages]
+    pools = [np.full_like(rows, pages) for pages in plan.swap_pages]
+    return copies(memories, workload, rows, plan.microbatches, plan.prefetch_depth, pools)
+
+
+def _of_stage(
     memory: StageMemory, workload: Workload, rows: Array, microbatches: int, depth: int, pages: Array
 ) -> tuple[Array, Array]:
-    """Bytes that a step brings in and writes back."""
+    """Seconds and bytes, as `Copies` has them."""
     if not _can_swap(memory, microbatches, depth):
         return np.zeros_like(rows), np.zeros_like(rows)
     mean = rows * row_pages(memory, workload)
@@ -120,7 +123,9 @@ def _moved(
     prompts = workload.prompt_tokens / workload.new_tokens if workload.more_to_come else 0.0
     written = rows * (1 + prompts / memory.page_tokens)
     leaving = np.minimum(swapped, written * swapped / np.maximum(mean, 1e-9))
-    return swapped * memory.page_bytes, leaving * memory.page_bytes
+    inward, outward = swapped * memory.page_bytes, leaving * memory.page_bytes
+    seconds = np.maximum(inward / memory.copy_in_bytes_per_s, outward / memory.copy_out_bytes_per_s)
+    return seconds, inward + outward
 
 
 def _can_swap(memory: StageMemory, microbatches: int, depth: int) -> bool:

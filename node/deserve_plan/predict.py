@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deserve_plan.figures import RingFigures, Workload
 from deserve_plan.finish import finish_s
-from deserve_plan.memory import Copies, copies, rows_held
+from deserve_plan.memory import planned_copies, rows_held
 from deserve_plan.plan import Prediction, RingPlan
 from deserve_plan.steady import MeanLoad, RingTimes, mean_step_s, period_s, step_costs
 
-__all__ = ["planned_copies", "predict", "rows_in_flight"]
+__all__ = ["predict", "rows_in_flight"]
 
 
 def predict(figures: RingFigures, workload: Workload, plan: RingPlan, *, max_rows: int = 0) -> Prediction:
@@ -58,13 +57,6 @@ def rows_in_flight(figures: RingFigures, workload: Workload, plan: RingPlan, max
         if not within.size or within[0] < 1.0:
             rows, limit = rows * float(within[0] if within.size else fractions[-1]), "step budget"
     return rows, limit
-
-
-def planned_copies(figures: RingFigures, workload: Workload, plan: RingPlan, rows: NDArray[np.float64]) -> Copies:
-    """Of a step with `rows` [rows] rows a microbatch."""
-    memories = [stage.memory for stage in figures.stages]
-    pools = [np.full_like(rows, pages) for pages in plan.swap_pages]
-    return copies(memories, workload, rows, plan.microbatches, plan.prefetch_depth, pools)
 
 
 def _busiest(times: RingTimes) -> str:

@@ -234,8 +234,12 @@ def _with_reason(plan: RingPlan, figures: RingFigures, workload: Workload, rows:
 
 
 def _check(figures: RingFigures, workload: Workload, max_rows: int, step_tokens: int) -> None:
-    named = (("max_rows", max_rows), ("step_tokens", step_tokens), ("new_tokens", workload.new_tokens))
-    for name, value in (*named, ("prompt_tokens", workload.prompt_tokens)):
+    for name, value in (
+        ("max_rows", max_rows),
+        ("step_tokens", step_tokens),
+        ("new_tokens", workload.new_tokens),
+        ("prompt_tokens", workload.prompt_tokens),
+    ):
         if value < 1:
             raise ValueError(f"{name}: {value} is less than 1")
     for index, stage in enumerate(figures.stages):

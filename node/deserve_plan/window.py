@@ -12,8 +12,8 @@ import numpy as np
 
 from deserve_plan.cost import StepLoad
 from deserve_plan.figures import RingFigures, Workload
+from deserve_plan.memory import planned_copies
 from deserve_plan.plan import RingPlan
-from deserve_plan.predict import planned_copies
 from deserve_plan.steady import MeanLoad, RingTimes, period_s
 
 __all__ = ["ReturnedStep", "Window", "expected_s"]
