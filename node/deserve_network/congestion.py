@@ -2,7 +2,9 @@
 
 A stage sends bursts with pauses between them over long paths, where the algorithm matters more than anything above it.
 At 100 ms round trip and 0.3 % loss reno's rate collapses and bbr keeps 12 to 21 MB/s; without loss, a message of 1 MB
-after a pause takes 120 ms with reno and 213 ms with bbr, which paces it anew.
+after a pause takes 120 ms with reno and 213 ms with bbr, which paces it anew. bbr learns how fast a line is from what
+it is given, which is a frame at a time: a ring of four stages over hops of 512 ms keeps 99 % of its speed with cubic
+and 72 % with bbr.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from deserve_network.control_messages import LinkMeasure
 from deserve_network.framing import PREAMBLE_BYTES
 
-__all__ = ["Train", "bandwidth_of", "latency_of", "measure_link", "next_probe_bytes"]
+__all__ = ["Train", "bandwidth_of", "latency_of", "measure_link", "next_probe_bytes", "steadier_latency"]
 
 PROBES = 16
 """Payloads in a train."""
@@ -107,6 +107,13 @@ def latency_of(rtts: Sequence[float]) -> tuple[float, float]:
     return ordered[0] / 2, (high - ordered[0]) / 2
 
 
+def steadier_latency(*series: Sequence[float]) -> tuple[float, float]:
+    """The least latency of several series of pings, and the least spread within one: an end that was busy during the
+    first has had time since, and what a train left in the line's queue met only those after it."""
+    found = [latency_of(rtts) for rtts in series if rtts]
+    return min(latency for latency, _ in found), min(spread for _, spread in found)
+
+
 async def measure_link(probe: Probe, silence_s: float) -> LinkMeasure | None:
     """Measure through `probe`. None where the stream ended meanwhile.
 
@@ -129,8 +136,7 @@ async def measure_link(probe: Probe, silence_s: float) -> LinkMeasure | None:
             trains.append(Train(nbytes, arrivals))
         if len(arrivals) < PROBES:
             break
-    # Once more: a process that was busy for the tenth of a second before is not so any more.
-    latency_s, latency_spread_s = latency_of([*rtts, *await _ping(probe, silence_s)])
+    latency_s, latency_spread_s = steadier_latency(rtts, await _ping(probe, silence_s))
     bytes_per_s, bandwidth_spread = bandwidth_of(trains)
     return LinkMeasure(latency_s, latency_spread_s, bytes_per_s, bandwidth_spread)
 

@@ -18,8 +18,8 @@ from deserve_network.emulation import Line
 
 __all__ = ["COALESCE_BYTES", "COALESCE_S", "Outlet"]
 
-BATCH_BYTES = 1 << 20
-"""One write takes about this much, so that control frames never wait long behind data."""
+BATCH_BYTES = 128 << 10
+"""One write takes about this much, or one frame: control frames wait behind what a slow line has been given."""
 EARLY_S = 0.0001
 """Waking up takes longer than this; a frame so close to its time goes at once."""
 COALESCE_S = 0.005

@@ -39,6 +39,10 @@ IDLE_TIE = 0.03
 smaller microbatches would shorten the trip a little and spend what is idle on the fixed part of steps, until they wait
 for one another."""
 MOST_IDLE_USE = 0.8
+LINK_TIE = 0.01
+"""Plans this close are equal where a link bounds them: the one is taken that does most should the links carry as much
+as stages need. A measured bandwidth is a lower bound: TCP's window on a long line opens for longer than a measurement
+lasts."""
 CODEC_TIE = 0.02
 """What a lossy codec must gain, at least, over one that changes less."""
 COALESCE_TIE = 0.02
@@ -56,10 +60,24 @@ class _Candidate:
     """At the safe period."""
     use: float
     """Part of it for which the busiest resource is busy."""
+    tokens_per_s_on_faster_links: float
 
     @property
     def tie(self) -> float:
-        return IDLE_TIE if self.use < MOST_IDLE_USE else TIE
+        if self.use < MOST_IDLE_USE:
+            return IDLE_TIE
+        return LINK_TIE if self.tokens_per_s_on_faster_links > self.tokens_per_s * (1 + LINK_TIE) else TIE
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """At the safe period, of so many microbatches with several numbers of rows; arrays are [rows]."""
+
+    tokens_per_s: Array
+    use: Array
+    """As a candidate's."""
+    unhindered: float
+    """Tokens/s of the best without latency."""
 
 
 def solve(
@@ -118,36 +136,37 @@ class _Search:
 
     def best(self, *, coalesce: int, depth: int) -> _Candidate:
         found: list[_Candidate] = []
-        most = 0.0
+        most = most_on_faster = 0.0
         for microbatches in range(1, self._most + 1):
-            candidate, unhindered = self._at(microbatches, coalesce, depth)
+            candidate, unhindered, unhindered_on_faster = self._at(microbatches, coalesce, depth)
             if candidate is not None:
                 found.append(candidate)
                 most = max(most, candidate.tokens_per_s)
-            if unhindered <= most:
+                most_on_faster = max(most_on_faster, candidate.tokens_per_s_on_faster_links)
+            if unhindered <= most and unhindered_on_faster <= most_on_faster:
                 break
         if not found:
             return self._single_row(coalesce, depth)
-        return next(candidate for candidate in found if candidate.tokens_per_s >= most * (1 - candidate.tie))
+        equal = [candidate for candidate in found if candidate.tokens_per_s >= most * (1 - candidate.tie)]
+        most = max(candidate.tokens_per_s_on_faster_links for candidate in equal)
+        return next(one for one in equal if one.tokens_per_s_on_faster_links >= most * (1 - one.tie))
 
-    def _at(self, microbatches: int, coalesce: int, depth: int) -> tuple[_Candidate | None, float]:
-        """The best number of rows for so many microbatches, and the tokens/s that it would give without latency."""
+    def _at(self, microbatches: int, coalesce: int, depth: int) -> tuple[_Candidate | None, float, float]:
+        """The best number of rows for so many microbatches, and the tokens/s that it would give without latency: on the
+        links as they are, and on faster ones."""
         rows = self._sizes(microbatches, depth)
         swaps = [swap_for(stage.memory, self._workload, rows, microbatches, depth) for stage in self._figures.stages]
         fits = np.logical_and.reduce([swap.fits for swap in swaps])
         if not fits.any():
-            return None, np.inf if self._may_grow(microbatches, depth) else 0.0
+            most = np.inf if self._may_grow(microbatches, depth) else 0.0
+            return None, most, most
         load = MeanLoad.of(self._workload, rows)
         memories = [stage.memory for stage in self._figures.stages]
         moved = copies(memories, self._workload, rows, microbatches, depth, [swap.pages for swap in swaps])
         times = RingTimes(self._figures, load, self._codec, coalesce, copies=moved)
-        slot = times.slot_s(COPY_MARGIN / depth)
-        trip = times.trip_s(slot) + times.spread_s + self._spare_s(times, slot)
-        carried = np.minimum(rows * microbatches, self._rows)
-        period = period_s(microbatches, slot, trip)
-        rates = np.where(fits, carried / period, 0.0)
-        unhindered = float(np.where(fits, carried / (microbatches * slot), 0.0).max())
-        equal = np.flatnonzero(rates >= rates.max() * (1 - TIE))
+        rates = self._rates(times, microbatches, rows, depth, fits)
+        on_faster = self._rates(times.on_faster_links(), microbatches, rows, depth, fits)
+        equal = np.flatnonzero(rates.tokens_per_s >= rates.tokens_per_s.max() * (1 - TIE))
         # Of equal sizes the largest, for rows that differ; but none that has to be swapped for nothing.
         unswapped = equal[[not any(swap.pages[at] for swap in swaps) for at in equal]]
         at = int(unswapped[-1] if unswapped.size else equal[0])
@@ -161,7 +180,18 @@ class _Search:
             coalesce=coalesce,
             codec=self._codec,
         )
-        return _Candidate(plan, float(rates[at]), float(microbatches * slot[at] / period[at])), unhindered
+        candidate = _Candidate(
+            plan, float(rates.tokens_per_s[at]), float(rates.use[at]), float(on_faster.tokens_per_s[at])
+        )
+        return candidate, rates.unhindered, on_faster.unhindered
+
+    def _rates(self, times: RingTimes, microbatches: int, rows: Array, depth: int, fits: NDArray[np.bool_]) -> _Rates:
+        slot = times.slot_s(COPY_MARGIN / depth)
+        trip = times.trip_s(slot) + times.spread_s + self._spare_s(times, slot)
+        carried = np.minimum(rows * microbatches, self._rows)
+        period = period_s(microbatches, slot, trip)
+        unhindered = float(np.where(fits, carried / (microbatches * slot), 0.0).max())
+        return _Rates(np.where(fits, carried / period, 0.0), microbatches * slot / period, unhindered)
 
     def _sizes(self, microbatches: int, depth: int) -> Array:
         """Numbers of rows per microbatch to look at, ascending; the last is an even share of all rows."""
@@ -201,7 +231,7 @@ class _Search:
         times = RingTimes(self._figures, load, self._codec, coalesce)
         slot = times.slot_s()
         period = period_s(1, slot, times.trip_s(slot))
-        return _Candidate(plan, float(1 / period[0]), float(slot[0] / period[0]))
+        return _Candidate(plan, float(1 / period[0]), float(slot[0] / period[0]), float(1 / period[0]))
 
     def _may_grow(self, microbatches: int, depth: int) -> bool:
         """Whether more microbatches could make swapping possible."""

@@ -15,6 +15,7 @@ This generalises DeServe's ceil(N_S (1 + L / T_S)) microbatches (section 3.1) to
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -169,6 +170,12 @@ class RingTimes:
         self.spread_s = sum((link.latency_spread_s / 2) ** 2 for link in figures.links) ** 0.5
         """From the mean to the 95th percentile: swings of independent links add up as their squares do."""
         self.coalesce = coalesce
+
+    def on_faster_links(self) -> RingTimes:
+        """The same where no link takes longer than the slowest stage."""
+        faster = copy.copy(self)
+        faster.link_s = np.minimum(self.link_s, self.step_s.max(axis=0))
+        return faster
 
     @property
     def copy_s(self) -> Array:

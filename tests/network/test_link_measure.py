@@ -22,6 +22,7 @@ from deserve_network.link_measure import (
     latency_of,
     measure_link,
     next_probe_bytes,
+    steadier_latency,
 )
 
 
@@ -113,6 +114,13 @@ def test_jitter_shows_as_spread() -> None:
     assert bandwidth_of([even])[1] == pytest.approx(0.0)
     uneven = Train(10_000, tuple(0.1 * number + 0.02 * (number % 2) for number in range(PROBES)))
     assert bandwidth_of([uneven])[1] == pytest.approx(0.2, abs=0.02)
+
+
+def test_what_a_train_left_in_the_queue_is_no_spread_of_the_latency() -> None:
+    quiet, behind_a_train = [0.100, 0.102, 0.104], [0.5, 0.3, 0.099]
+    assert steadier_latency(quiet, behind_a_train) == pytest.approx((0.0495, 0.002))
+    assert steadier_latency(behind_a_train, quiet) == pytest.approx((0.0495, 0.002))
+    assert steadier_latency(quiet, []) == pytest.approx((0.05, 0.002))
 
 
 def test_latency_is_half_the_shortest_round_trip_and_its_spread_the_way_to_the_95th_percentile() -> None:

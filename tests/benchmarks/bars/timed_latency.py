@@ -37,6 +37,8 @@ _PROFILE = {
     "page_tokens": 16,
     "device_pages": 100_000,
 }
+_CONGESTION = "cubic"
+"""In namespaces, where the kernel's TCP sees the latency: Linux's default, whatever this machine's is."""
 _RATE = _MICROBATCH / (_FIXED_MS + _TOKEN_MS * _MICROBATCH * (1 + _PROMPT / _NEW)) * 1e3
 """Tokens per second of microbatches of 64 rows, back to back."""
 
@@ -88,7 +90,13 @@ def _network(profile: str, stages: int, latency_ms: int, wan: Wan, settings: Set
     trip_s = rows / _RATE
     return SteadyNetwork(
         _contestant(latency_ms),
-        TestnetConfig(nodes=stages, latency_ms=latency_ms, wan=wan, stage_profile=profile),
+        TestnetConfig(
+            nodes=stages,
+            latency_ms=latency_ms,
+            wan=wan,
+            stage_profile=profile,
+            congestion=_CONGESTION if wan == "netns" else "",
+        ),
         Rows(rows, _PROMPT, _NEW, _RATE),
         window_s=3 if settings.quick else 12,
         settle_s=0 if settings.quick else 3 * trip_s,
