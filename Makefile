@@ -19,7 +19,7 @@ test: setup  ## every check that CI runs
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 soak: setup  ## the long runs: every architecture, all of HumanEval, idle links
 	$(BIN)/pytest -q -m soak --timeout 3600
