@@ -192,12 +192,17 @@ class PlanKeeper:
     def _close(self, window: Window) -> None:
         expected = expected_s(self._asked.figures, self._asked.workload, self.plan, window)
         self._refiner.learn(window)
+        self._refiner.learn_copies(self._asked.workload, self.plan, window)
         self._all_steps_s += window.seconds
         self._all_steps_predicted_s += expected
         off = expected > 0 and abs(window.seconds / expected - 1) > DRIFT
         self._strikes = self._strikes + 1 if off else 0
         if not off:
             self._patience = 1
+        elif self._strikes >= WINDOWS:
+            explained = expected_s(self.figures, self._asked.workload, self.plan, window)
+            if window.seconds > explained * (1 + DRIFT):
+                self._refiner.learn_shortage(window)
         if not self._is_steady(window):
             self._steady = _Steady()
         else:

@@ -36,6 +36,8 @@ PROMPT_SLACK = 1.2
 FRAME_BYTES = 200
 CHUNK_BYTES = 16
 """A frame's preamble and message, and what each of its rows adds: measured on the messages of `ring_messages`."""
+COALESCE_S = 0.005
+"""The longest that a link keeps a frame for company."""
 CORE_COPY_BYTES_PER_S = 6.5e9
 """Of one core, where cores do the copying between the two memories: measured on an AMD EPYC."""
 
@@ -146,7 +148,8 @@ class RingTimes:
         hidden = packed if hidden_bytes is None else hidden_bytes
         none = np.zeros_like(self.step_s)
         self._copies = copies or Copies(none, none)
-        frames = [_frame_s(stage, load, hidden, coalesce) for stage in figures.stages]
+        gathered = _gathered(self.step_s.max(axis=0), coalesce)
+        frames = [_frame_s(stage, load, hidden, gathered) for stage in figures.stages]
         self.frame_s = sum(frames) if len(frames) > 1 else 0.0 * hidden
         """[rows]"""
         self.machines = machines(figures.stages)
@@ -155,7 +158,7 @@ class RingTimes:
             [_core_s(figures.stages, members, self.step_s, frames, moves) for members in self.machines]
         )
         """[machines, rows]"""
-        frame = FRAME_BYTES / coalesce + CHUNK_BYTES * (load.decodes + 1)
+        frame = FRAME_BYTES / gathered + CHUNK_BYTES * (load.decodes + 1)
         last = len(figures.links) - 1
         self.link_s = np.array(
             [
@@ -169,7 +172,8 @@ class RingTimes:
         self.latency_s = sum(link.latency_s + link.latency_spread_s / 2 for link in figures.links)
         self.spread_s = sum((link.latency_spread_s / 2) ** 2 for link in figures.links) ** 0.5
         """From the mean to the 95th percentile: swings of independent links add up as their squares do."""
-        self.coalesce = coalesce
+        self._coalesce = coalesce
+        self._all_come = gathered == coalesce
 
     def on_faster_links(self) -> RingTimes:
         """The same where no link takes longer than the slowest stage."""
@@ -191,15 +195,21 @@ class RingTimes:
     def trip_s(self, slot_s: Array) -> Array:
         """[rows]: from a step's start at the head until its tokens are back there. A stage knows of a step when it
         arrives, and brings its pages in before it computes it."""
-        waits = (self.coalesce - 1) * slot_s * len(self.link_s)
+        waits = len(self.link_s) * np.where(self._all_come, (self._coalesce - 1) * slot_s, COALESCE_S)
         stages = self.step_s.sum(axis=0) + self.copy_s.sum(axis=0)
         trip: Array = stages + self.link_s.sum(axis=0) + self.latency_s + self.frame_s + waits
         return trip
 
 
-def _frame_s(stage: StageFigures, load: MeanLoad, hidden: Array, coalesce: int) -> Array:
+def _gathered(between_s: Array, coalesce: int) -> Array:
+    """Frames that leave together where a link waits for `coalesce` of them, `between_s` apart, but not forever."""
+    in_time: Array = np.floor(COALESCE_S / np.maximum(between_s, 1e-9)) + 1
+    return np.minimum(coalesce, in_time)
+
+
+def _frame_s(stage: StageFigures, load: MeanLoad, hidden: Array, gathered: Array) -> Array:
     frame = stage.frame
-    return frame.step_s / coalesce + frame.row_s * load.rows + frame.byte_s * hidden
+    return frame.step_s / gathered + frame.row_s * load.rows + frame.byte_s * hidden
 
 
 def _core_s(

@@ -16,7 +16,7 @@ from deserve_plan.memory import planned_copies
 from deserve_plan.plan import RingPlan
 from deserve_plan.steady import MeanLoad, RingTimes, period_s
 
-__all__ = ["ReturnedStep", "Window", "expected_s"]
+__all__ = ["ReturnedStep", "Window", "expected_s", "mean_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class ReturnedStep:
     """Microbatches that hold rows."""
     rtt_s: Sequence[float] = ()
     """Over the onward link of every stage, as last seen; 0: not known."""
+    waited_s: Sequence[float] = ()
+    """Of every stage: for pages to come from host memory; empty: not known."""
 
 
 @dataclass(slots=True)
@@ -70,6 +72,13 @@ class Window:
         return [sum(times) for times in zip(*(step.compute_s for step in self.steps), strict=True)]
 
 
+def mean_rows(window: Window) -> tuple[float, float]:
+    """Microbatches that hold rows, and rows in each of them."""
+    count = len(window.steps)
+    microbatches = max(1.0, sum(step.microbatches for step in window.steps) / count)
+    return microbatches, sum(step.running for step in window.steps) / count / microbatches
+
+
 def expected_s(figures: RingFigures, workload: Workload, plan: RingPlan, window: Window) -> float:
     """Seconds that a ring with these figures takes for the steps of `window`."""
     steps, count = window.steps, len(window.steps)
@@ -82,8 +91,7 @@ def expected_s(figures: RingFigures, workload: Workload, plan: RingPlan, window:
         context=np.array([total.context / count]),
         pairs=np.array([total.pairs / count]),
     )
-    microbatches = max(1.0, sum(step.microbatches for step in steps) / count)
-    rows = sum(step.running for step in steps) / count / microbatches
+    microbatches, rows = mean_rows(window)
     means = [sum(stage.cost.step_s(step.load) for step in steps) / count for stage in figures.stages]
     hidden = np.array([sum(step.hidden_bytes for step in steps) / count])
     times = RingTimes(

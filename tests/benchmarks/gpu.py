@@ -99,7 +99,9 @@ def measure_rings(directory: Path, shape: Shape, memory: int, parsed: argparse.N
     experiment = rings.experiment(
         directory, shape, rows=parsed.rows, memory_bytes=memory, rounds=parsed.rounds, window_s=30
     )
-    journal = Journal(BUILD / f"gpu-{parsed.shape}.jsonl")
+    path = BUILD / f"gpu-{parsed.shape}.jsonl"
+    path.unlink(missing_ok=True)
+    journal = Journal(path)
     asyncio.run(rounds.run(experiment, journal, lambda line: print(line, file=sys.stderr, flush=True)))
     for above, below in ((rings.FOUR, rings.ONE), (rings.EIGHTH, rings.FOUR)):
         ratios = sorted(journal.ratios(experiment.name, above, below))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import latency
 import pytest
-from bars import codec_uplinks, report, swapped_ring, timed_latency, wan_pair
+from bars import codec_uplinks, plan_settings, report, setting_of_deserve, swapped_ring, timed_latency, wan_pair
 from bars.catalogue import LETTERS, groups
 from bars.group import Settings
 from bars.journal import Journal, Measurement
@@ -22,7 +22,7 @@ from bars.ring_status import NotSteady
 from bars.rounds import Contestant, Experiment, run
 from bars.rows import Requirement, Row
 from bars.steady import Rows, Window, check_rows
-from bars.timed_latency import timed_bound
+from bars.timed_latency import share_of_bound
 from bars.workload import MODELS
 
 LATENCY = Path(__file__).with_name("latency.py")
@@ -157,12 +157,36 @@ def test_markdown_has_every_row_with_its_rounds_and_note():
             Row.of(Requirement("d", "16 ms: our plan", "report", unit=" tok/s"), [700.0, 710.0], "published: 458.5"),
             Row.of(Requirement("d", "64 ms: ours / plain pipeline", ">=", 3.4, "x"), []),
             Row.of(Requirement("c", "2 nodes: |error|", "<=", 0.05), [0.01]),
+            Row.of(Requirement("e", "variation", "<=", 0.05), [0.06]),
         ],
-        {},
+        {"e variation": "prompts"},
+        {"e": "| a table of its own |"},
     )
     assert "| 16 ms: our plan | 705 tok/s | 700 to 710 | 2 |  | published: 458.5 |" in found
     assert "| 64 ms: ours / plain pipeline | not measured |  | 0 | >= 3.4 |  |" in found
     assert r"| 2 nodes: \|error\| | 0.01 |" in found
+    assert "| variation |" not in found
+    assert "| a table of its own |\n\n- *variation*: prompts" in found
+
+
+def test_the_setting_of_deserve_is_a_table_by_latency(tmp_path):
+    journal = Journal(tmp_path / "j.jsonl")
+    for name, speed in (("plain pipeline", 200.0), ("hand-set plan", 500.0), ("our plan", 700.0)):
+        journal.add(rate("d 16 ms", name, 0, speed))
+    found = setting_of_deserve.as_markdown(journal)
+    assert "| 16 ms | 200 | 500 | 700 | 1.40 | 3.50 | 458.5, 182.3, 68.8 |" in found
+    assert "| 256 ms | - | - | - | - | - | 442.9, -, - |" in found
+
+
+def test_a_link_that_binds_is_held_against_what_it_could_have_sent(tmp_path):
+    journal = Journal(tmp_path / "j.jsonl")
+    figures = {"tokens_per_s": 1.0, "predicted_tokens_per_s": 1.0, "seconds": 2.0, "bytes_sent": [1_250_000, 900]}
+    for name, bound in (("2 nodes, 5 Mbit/s", "uplink of stage 0"), ("2 nodes", "compute of stage 0")):
+        journal.add(Measurement("c", name, 0, {**figures, "plan": {"bound": bound}}))
+    rows = [row for row in plan_settings.rows(journal, Settings(1, False, tmp_path)) if row.requirement.bar == "b"]
+    assert [(row.requirement.what, row.values) for row in rows] == [
+        ("timed, 2 nodes, 5 Mbit/s: measured / bound", (1.0,))
+    ]
 
 
 async def test_a_group_that_cannot_begin_ends_nothing_else(tmp_path, monkeypatch):
@@ -218,8 +242,8 @@ def test_codecs_are_compared_within_the_rounds_that_have_them_all(tmp_path):
 def test_the_bound_counts_a_stage_alone_and_no_step_of_another_moment():
     # 10 steps of 64 tokens in 2 s, 0.1 s and 0.001 s a token; two stages were asked a step later or earlier.
     figures = {"steps": [10, 11, 10, 9], "tokens": [640, 704, 640, 576], "seconds": 2.0, "cpu_share": 0.1}
-    assert timed_bound(figures, 0.1, 0.001) == pytest.approx((10 * 0.1 + 640 * 0.001) / 2.0)
-    assert timed_bound({**figures, "cpu_share": 0.9}, 0.1, 0.001) == 0.9
+    assert share_of_bound(figures, 0.1, 0.001) == pytest.approx((10 * 0.1 + 640 * 0.001) / 2.0)
+    assert share_of_bound({**figures, "cpu_share": 0.9}, 0.1, 0.001) == 0.9
 
 
 def test_rows_of_drawn_lengths_have_the_mean_asked_for():

@@ -325,8 +325,10 @@ class Head:
         if self._planner is None:
             return
         compute_s = [timing.compute_s for timing in sampled.timings]
+        waited_s = [timing.swap_s for timing in sampled.timings]
         rtt_s = [timing.rtt_s for timing in sampled.timings]
-        if len(compute_s) != self._planner.stages or not all(0 <= s < MOST_STEP_S for s in (*compute_s, *rtt_s)):
+        times_s = (*compute_s, *waited_s, *rtt_s)
+        if len(compute_s) != self._planner.stages or not all(0 <= seconds < MOST_STEP_S for seconds in times_s):
             raise RingProtocolError(f"step {sampled.step} came back with the timings {sampled.timings}")
         self._planner.returned(
             ReturnedStep(
@@ -336,6 +338,7 @@ class Head:
                 drawn=len(sampled.drawn),
                 hidden_bytes=step.hidden_bytes,
                 compute_s=compute_s,
+                waited_s=waited_s,
                 rtt_s=rtt_s,
                 running=self._scheduler.decoding,
                 microbatches=self.microbatches,

@@ -20,7 +20,7 @@ _MODULES = {
     "bars.wan_pair": "j",
     "bars.timed_latency": "ab",
     "bars.step_spread": "e",
-    "bars.plan_settings": "c",
+    "bars.plan_settings": "bc",
     "bars.setting_of_deserve": "d",
 }
 

@@ -31,10 +31,9 @@ _RAW_BYTES = 576 * 4
 
 def experiments(settings: Settings) -> list[Experiment]:
     uplinks = UPLINKS_MBIT[:1] if settings.quick else UPLINKS_MBIT
-    rounds = min(settings.rounds, 3)
     few = ["--prompts", "2", "--new-tokens", "4"] if settings.quick else []
     agreement = Experiment(_AGREEMENT, (script(_AGREEMENT, "codecs.py", [*few, "--json"]),), rounds=1)
-    rings = [Experiment(_name(mbit), _contestants(mbit, settings), rounds, kept=False) for mbit in uplinks]
+    rings = [Experiment(_name(mbit), _contestants(mbit, settings), settings.rounds, kept=False) for mbit in uplinks]
     return [agreement, *rings]
 
 

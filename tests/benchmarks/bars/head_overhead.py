@@ -20,7 +20,7 @@ def experiments(settings: Settings) -> list[Experiment]:
     sizes = (4, 8, 50) if settings.quick else (_MICROBATCHES, _ROWS, _STEPS)
     words = [word for flag, size in zip(("microbatches", "rows", "steps"), sizes, strict=True) for word in (flag, size)]
     arguments = [f"--{word}" if isinstance(word, str) else str(word) for word in words]
-    return [Experiment(_EXPERIMENT, (script(_HEAD, "head.py", [*arguments, "--json"]),), min(settings.rounds, 3))]
+    return [Experiment(_EXPERIMENT, (script(_HEAD, "head.py", [*arguments, "--json"]),), settings.rounds)]
 
 
 def rows(journal: Journal, settings: Settings) -> list[Row]:

@@ -1,5 +1,7 @@
 """Bar c: what the head's plan predicts against what its ring then does, over settings that differ in every measure.
 
+Where bandwidth binds, the same windows say for bar b how much of it was used.
+
 Nodes, latency, bandwidth that binds and that does not, memory that holds all rows, that swaps and that runs out, stages
 and links that differ. Timed stages: each setting is what its profile says, so one round tells as much as five.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,7 +122,17 @@ def rows(journal: Journal, settings: Settings) -> list[Row]:
         within = sum(error <= 0.05 for error in measured)
         what = f"median error over {len(measured)} settings, {within} of them within 5 %"
         found.append(Row.of(Requirement("c", what, "report"), [statistics.median(measured)]))
-    return found
+    return [*found, *_links_in_use(journal)]
+
+
+def _links_in_use(journal: Journal) -> Iterator[Row]:
+    """Bar b where a link is the bound: what it sent over what it could have."""
+    for setting in SETTINGS:
+        windows = journal.rounds(_EXPERIMENT, setting.name).values()
+        bound = [figures for figures in windows if "uplink" in figures["plan"].get("bound", "")]
+        if setting.mbit and bound:
+            shares = [max(of["bytes_sent"][:-1]) / of["seconds"] / (setting.mbit * 125_000) for of in bound]
+            yield Row.of(Requirement("b", f"timed, {setting.name}: measured / bound", ">=", 0.97, "x"), shares)
 
 
 def _network(setting: PlanSetting, settings: Settings) -> SteadyNetwork:

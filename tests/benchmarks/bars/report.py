@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,15 @@ def as_table(rows: Sequence[Row], reasons: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(rows: Sequence[Row], reasons: dict[str, str]) -> str:
-    """A table for each bar, and below it the reasons of what is missed: the form of docs/benchmarks.md."""
+def as_markdown(rows: Sequence[Row], reasons: dict[str, str], tables: Mapping[str, str]) -> str:
+    """A table for each bar, and below it the reasons of what is missed: the form of docs/benchmarks.md.
+
+    `tables`: those of bars that have one of their own, by the bar's letter.
+    """
     lines: list[str] = []
     for bar in dict.fromkeys(row.requirement.bar for row in rows):
         of_bar = [row for row in rows if row.requirement.bar == bar]
-        lines += [f"Bar {bar}", "", "| | measured | range | rounds | required | notes |", "|---|---|---|---|---|---|"]
-        for row in of_bar:
-            asked = row.requirement
-            measured = "not measured" if row.median is None else f"{row.median:.4g}{asked.unit}"
-            measured = f"**{measured}**" if row.met is False else measured
-            spread = f"{min(row.values):.4g} to {max(row.values):.4g}" if len(row.values) > 1 else ""
-            bound = "" if asked.sense == "report" else f"{asked.sense} {asked.bound:g}"
-            cells = (asked.what, measured, spread, str(len(row.values)), bound, row.note)
-            lines.append(f"| {' | '.join(cell.replace('|', _BAR) for cell in cells)} |")
+        lines += [f"Bar {bar}", "", *([tables[bar]] if bar in tables else _table(of_bar))]
         missed = [row for row in of_bar if row.met is False]
         lines += [
             "",
@@ -63,6 +58,19 @@ def as_markdown(rows: Sequence[Row], reasons: dict[str, str]) -> str:
             *([""] if missed else []),
         ]
     return "\n".join(lines)
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    lines = ["| | measured | range | rounds | required | notes |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        asked = row.requirement
+        measured = "not measured" if row.median is None else f"{row.median:.4g}{asked.unit}"
+        measured = f"**{measured}**" if row.met is False else measured
+        spread = f"{min(row.values):.4g} to {max(row.values):.4g}" if len(row.values) > 1 else ""
+        bound = "" if asked.sense == "report" else f"{asked.sense} {asked.bound:g}"
+        cells = (asked.what, measured, spread, str(len(row.values)), bound, row.note)
+        lines.append(f"| {' | '.join(cell.replace('|', _BAR) for cell in cells)} |")
+    return lines
 
 
 def _reason(row: Row, reasons: dict[str, str]) -> str:

@@ -86,8 +86,7 @@ def experiments(settings: Settings) -> list[Experiment]:
             (_UNCHUNKED, "whole_prompts=1,chunks_in_flight=1"),
         )
     )
-    rounds = min(settings.rounds, 3)
-    return [Experiment(_SPREAD, spread, rounds, kept=False), Experiment(_PASS, passing, settings.rounds)]
+    return [Experiment(_SPREAD, spread, settings.rounds, kept=False), Experiment(_PASS, passing, settings.rounds)]
 
 
 def rows(journal: Journal, settings: Settings) -> list[Row]:

@@ -42,7 +42,7 @@ def experiments(settings: Settings) -> list[Experiment]:
         _network(_ALL, {"device_pages": 2 * _PAGES}, settings),
         _network(_EIGHTH, {"device_pages": _PAGES // 8, "host_pages": 2 * _PAGES}, settings),
     )
-    return [Experiment(_NAME, tuple(network.contestant() for network in networks), min(settings.rounds, 3))]
+    return [Experiment(_NAME, tuple(network.contestant() for network in networks), settings.rounds)]
 
 
 def rows(journal: Journal, settings: Settings) -> list[Row]:

@@ -8,6 +8,7 @@ memory that does not hold all rows, is bar d's.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator
 
@@ -20,8 +21,9 @@ from bars.steady import Rows
 from deserve_testnet.config import TestnetConfig, Wan
 from deserve_testnet.wan.internet import why_unavailable
 
-__all__ = ["LATENCIES_MS", "experiments", "name_of", "rows", "timed_bound"]
+__all__ = ["LATENCIES_MS", "experiments", "name_of", "rows", "share_of_bound"]
 
+_WANS: tuple[Wan, ...] = ("inline", "netns")
 STAGES = (4, 8)
 LATENCIES_MS = (0, 64, 128, 256, 512)
 _BARS = {64: 0.995, 128: 0.995, 256: 0.995, 512: 0.98}
@@ -46,7 +48,7 @@ _RATE = _MICROBATCH / (_FIXED_MS + _TOKEN_MS * _MICROBATCH * (1 + _PROMPT / _NEW
 def experiments(settings: Settings) -> list[Experiment]:
     profile = write_profile(settings.scratch / "latency.toml", _PROFILE)
     found = []
-    for wan in ("inline", "netns"):
+    for wan in _WANS:
         if wan == "netns" and (why := why_unavailable()):
             say_skipped("a, in namespaces", why)
             continue
@@ -68,13 +70,13 @@ def name_of(stages: int, wan: Wan) -> str:
     return f"a {stages} stages" if wan == "inline" else f"a {stages} stages, namespaces"
 
 
-def timed_bound(figures: Figures, fixed_s: float, token_s: float) -> float:
+def share_of_bound(figures: Figures, fixed_s: float, token_s: float) -> float:
     """Measured tokens/s over the bound, max of a stage alone and processor time over cores.
 
     A stage alone takes its profile's time for the very steps of the window, one after the other: the share of the
     window that this makes is measured over bound. All stages are equal here. They are asked some milliseconds after the
     head's window begins and ends, when one or the other may have ended a step more: the median leaves such a step out.
-    Links of these settings have no bandwidth bound.
+    Links of these settings have no bandwidth bound; those of `plan_settings` have.
     """
     alone = [fixed_s * s + token_s * t for s, t in zip(figures["steps"], figures["tokens"], strict=True)]
     return max(statistics.median(alone) / figures["seconds"], figures["cpu_share"])
@@ -108,19 +110,17 @@ def _contestant(latency_ms: int) -> str:
 
 
 def _ratios(journal: Journal) -> Iterator[Row]:
-    for wan in ("inline", "netns"):
-        for stages in STAGES:
-            for latency, bound in _BARS.items():
-                name = name_of(stages, wan)
-                what = f"{name.removeprefix('a ')}: {latency} ms / 0 ms"
-                ratios = journal.ratios(name, _contestant(latency), _contestant(0))
-                yield Row.of(Requirement("a", what, ">=", bound, "x"), ratios)
+    for wan, stages, (latency, bound) in itertools.product(_WANS, STAGES, _BARS.items()):
+        name = name_of(stages, wan)
+        what = f"{name.removeprefix('a ')}: {latency} ms / 0 ms"
+        ratios = journal.ratios(name, _contestant(latency), _contestant(0))
+        yield Row.of(Requirement("a", what, ">=", bound, "x"), ratios)
 
 
 def _bounds(journal: Journal) -> Iterator[Row]:
-    for stages in STAGES:
-        for latency in LATENCIES_MS:
-            found = journal.rounds(name_of(stages, "inline"), _contestant(latency)).values()
-            shares = [timed_bound(figures, _FIXED_MS / 1e3, _TOKEN_MS / 1e3) for figures in found]
-            what = f"timed, {stages} stages, {latency} ms: measured / bound"
-            yield Row.of(Requirement("b", what, ">=", 0.97, "x"), shares)
+    for wan, stages, latency in itertools.product(_WANS, STAGES, LATENCIES_MS):
+        name = name_of(stages, wan)
+        found = journal.rounds(name, _contestant(latency)).values()
+        shares = [share_of_bound(figures, _FIXED_MS / 1e3, _TOKEN_MS / 1e3) for figures in found]
+        what = f"timed, {name.removeprefix('a ')}, {latency} ms: measured / bound"
+        yield Row.of(Requirement("b", what, ">=", 0.97, "x"), shares)

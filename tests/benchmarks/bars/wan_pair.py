@@ -47,7 +47,7 @@ def experiments(settings: Settings) -> list[Experiment]:
                 Contestant(_VLLM, lambda latency=latency: _vllm(latency, settings)),
                 Contestant(_OURS_MANY, lambda latency=latency: _ours(latency, _MANY, settings)),
             ),
-            min(settings.rounds, 3),
+            settings.rounds,
         )
         for latency in _BARS
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 
 import pytest
 
@@ -23,6 +24,11 @@ def figures(fixed_s: float = 0.02, latency_s: float = 0.05, **others: object) ->
     return RingFigures((stage,) * STAGES, (LinkFigures(latency_s),) * STAGES, hidden=64, value_bytes=4)
 
 
+def linked(bytes_per_s: float) -> RingFigures:
+    links = (LinkFigures(0.05, bytes_per_s=bytes_per_s),) * STAGES
+    return dataclasses.replace(figures(), links=links)
+
+
 class Ring:
     """Steps that come back at a steady rate, as a ring with `true` figures would let them."""
 
@@ -31,7 +37,9 @@ class Ring:
         self.true = true
         self.now_s = 0.0
 
-    def run(self, steps: int, *, prompt: int | None = None, crowding: float = 1.0) -> None:
+    def run(
+        self, steps: int, *, prompt: int | None = None, crowding: float = 1.0, waited_s: Sequence[float] = ()
+    ) -> None:
         plan = self.keeper.plan
         for _ in range(steps):
             rows = plan.rows_per_microbatch
@@ -39,8 +47,10 @@ class Ring:
             load = StepLoad(new, rows)
             compute = [stage.cost.step_s(load) * crowding for stage in self.true.stages]
             trip = sum(compute) + sum(link.latency_s for link in self.true.links)
+            slot = max(*compute, *(new * 256 / link.bytes_per_s for link in self.true.links if link.bytes_per_s))
+            slot = max(slot, *waited_s, 0)
             # Cores that several stages crowd are never idle, however long a trip takes.
-            self.now_s += max(compute) if crowding > 1 else max(max(compute), trip / plan.microbatches)
+            self.now_s += slot if crowding > 1 else max(slot, trip / plan.microbatches)
             self.keeper.returned(
                 ReturnedStep(
                     self.now_s,
@@ -52,6 +62,7 @@ class Ring:
                     plan.microbatches * rows,
                     plan.microbatches,
                     [2 * link.latency_s for link in self.true.links],
+                    waited_s,
                 )
             )
 
@@ -121,8 +132,7 @@ def test_latency_that_grew_asks_for_more_microbatches() -> None:
 
 
 def test_a_link_that_carries_more_than_was_measured_is_believed() -> None:
-    measured = dataclasses.replace(figures(), links=(LinkFigures(0.05, bytes_per_s=3e5),) * STAGES)
-    keeper = keeper_of(measured)
+    keeper = keeper_of(linked(3e5))
     before = keeper.report().predicted_tokens_per_s
     assert "uplink" in keeper.report().bound
     ring = Ring(keeper, figures())
@@ -132,6 +142,31 @@ def test_a_link_that_carries_more_than_was_measured_is_believed() -> None:
     settle(keeper)
     assert keeper.figures.links[0].bytes_per_s > 3.3e5
     assert keeper.report().predicted_tokens_per_s > 1.1 * before
+
+
+def test_a_link_that_carries_less_than_was_measured_is_believed() -> None:
+    keeper = keeper_of(linked(1.2e6))
+    ring = Ring(keeper, linked(0.15e6))
+    ring.run(windows(keeper, 3))
+    settle(keeper)
+    assert keeper.figures.links[0].bytes_per_s == pytest.approx(0.15e6, rel=0.05)
+    ring.run(windows(keeper, 4))
+    report = keeper.report()
+    assert report.bound == "uplink of stage 0"
+    assert report.measured_tokens_per_s == pytest.approx(report.predicted_tokens_per_s, rel=0.05)
+
+
+def test_copies_that_take_longer_than_was_measured_are_believed() -> None:
+    memory = StageMemory(16, 600, 1 << 16, 10_000, 1e9, 1e9)
+    keeper = keeper_of(figures(memory=memory))
+    assert any(keeper.plan.swap_pages)
+    ring = Ring(keeper, figures(memory=memory))
+    ring.run(windows(keeper, 1), waited_s=[0.2] * STAGES)
+    slower = [stage.memory.copy_in_bytes_per_s for stage in keeper.figures.stages]
+    pages = keeper.plan.swap_pages[0]
+    assert max(slower) <= pages * memory.page_bytes / 0.2
+    ring.run(windows(keeper, 1), waited_s=[0.001] * STAGES)
+    assert [stage.memory.copy_in_bytes_per_s for stage in keeper.figures.stages] == slower
 
 
 def test_filling_is_no_drift() -> None:
