@@ -11,6 +11,7 @@
     from = 1
     to = 2
     latency_ms = 120
+    congestion = "bbr"     # TCP's at both ends, emulated or not; else each node's --congestion
 
 A link takes its own value, else it goes by its two nodes and the default.
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from deserve_coordinator.errors import ConfigurationError
+from deserve_network.congestion import MOST_NAME
 from deserve_network.control_messages import LinkShape
 
 __all__ = ["LinkRule", "LinkShapes", "NodeAccess", "load_link_shapes"]
@@ -52,6 +54,7 @@ class LinkRule:
     latency_ms: float | None = None
     jitter_ms: float | None = None
     mbit: float | None = None
+    congestion: str = ""
 
     def holds(self, origin: tuple[int, str], target: tuple[int, str]) -> bool:
         return self.origin in origin and self.target in target
@@ -87,6 +90,7 @@ class LinkShapes:
                     latency_ms=shape.latency_ms if rule.latency_ms is None else rule.latency_ms,
                     jitter_ms=shape.jitter_ms if rule.jitter_ms is None else rule.jitter_ms,
                     mbit=shape.mbit if rule.mbit is None else rule.mbit,
+                    congestion=rule.congestion or shape.congestion,
                 )
         return shape
 
@@ -112,12 +116,15 @@ def load_link_shapes(path: Path, default: LinkShape) -> LinkShapes:
     rules = []
     for number, table in enumerate(_tables(values, "link", where)):
         named = f"{where}: link[{number}]"
-        found = _numbers(table, named, _LINK_VALUES, ("from", "to"))
+        found = _numbers(table, named, _LINK_VALUES, ("from", "to", "congestion"))
         for end in ("from", "to"):
             value = table.get(end)
             if type(value) not in (str, int) or (type(value) is int and value < 0):
                 raise ConfigurationError(f"{named}.{end}: {value!r} is no node's name and no place in a ring")
-        rules.append(LinkRule(table["from"], table["to"], **found))
+        congestion = table.get("congestion", "")
+        if not isinstance(congestion, str) or len(congestion) > MOST_NAME:
+            raise ConfigurationError(f"{named}.congestion: {congestion!r} is no name of a congestion control")
+        rules.append(LinkRule(table["from"], table["to"], **found, congestion=congestion))
     usual = {key: own.get(key, getattr(default, key)) for key in _LINK_VALUES}
     return LinkShapes(LinkShape(**usual, seed=default.seed), nodes, tuple(rules))
 

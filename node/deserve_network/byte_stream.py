@@ -32,6 +32,10 @@ class ByteStream(Protocol):
         They are not copied and must not change until then, or after a cancelled call. Raises `StreamClosed`.
         """
 
+    def use_congestion(self, name: str) -> None:
+        """Let TCP use this congestion control for what is sent from here. A stream that shares its connection with
+        others leaves it as it is. Raises `CongestionError`."""
+
     async def close(self) -> None:
         """Send what is queued, then say that nothing follows. Unread bytes are dropped; never raises."""
 

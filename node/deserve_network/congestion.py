@@ -14,7 +14,10 @@ from pathlib import Path
 
 from deserve_network.errors import CongestionError
 
-__all__ = ["check_congestion", "set_congestion"]
+__all__ = ["MOST_NAME", "check_congestion", "set_congestion"]
+
+MOST_NAME = 15
+"""Characters of a name: TCP_CA_NAME_MAX of Linux, less its end."""
 
 _AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from deserve_network.congestion import MOST_NAME
 from deserve_network.ring_messages import MAX_CONTEXT, SampledToken
 from deserve_network.schema import Max, Table
 
@@ -97,12 +98,14 @@ class StagePlace:
 
 @dataclass(frozen=True, slots=True)
 class LinkShape:
-    """The emulated internet on a link; zeros mean the real network as it is."""
+    """The emulated internet on a link, where zeros mean the real network as it is, and how TCP is to use it."""
 
     latency_ms: float = 0.0
     jitter_ms: float = 0.0
     mbit: float = 0.0
     seed: int = 0
+    congestion: Annotated[str, Max(MOST_NAME)] = ""
+    """Congestion control of both ends, where the link has a connection of its own; empty: each node's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +375,7 @@ class Stats:
     """These five are the head's alone."""
     plan: PlanReport | None = None
     """Of a head that has begun."""
-    carrier: Annotated[str, Max(16)] = ""
+    carrier: Annotated[str, Max(MOST_NAME)] = ""
     """What the link to the next stage lives on, as `Link.carrier` says."""
 
 

@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 
 from deserve_network.byte_stream import Buffer
+from deserve_network.congestion import set_congestion
 from deserve_network.errors import StreamClosed
 
 __all__ = ["DirectStream", "handshake"]
@@ -160,6 +161,9 @@ class DirectStream:
             if not writer.done():
                 writer.set_result(None)
         self._writers.clear()
+
+    def use_congestion(self, name: str) -> None:
+        set_congestion(self._tls, name)
 
     # Ending.
 

@@ -19,7 +19,7 @@ from typing import Any
 from deserve_network.byte_stream import ByteStream
 from deserve_network.control_messages import LinkShape
 from deserve_network.direct_handshake import follow_offer, until_carried
-from deserve_network.errors import LinkLost, LinkRefused, NetworkError, ProtocolError
+from deserve_network.errors import CongestionError, LinkLost, LinkRefused, NetworkError, ProtocolError
 from deserve_network.host import Host
 from deserve_network.link import Link
 from deserve_network.link_messages import MAX_NAME, Open, Opened, Refused, read_message, write_message
@@ -168,7 +168,7 @@ class Links:
                 )
                 answer = await read_message(stream)
                 if isinstance(answer, Opened):
-                    return await self._opened(link, addresses, stream, answer), answer
+                    return _with(shape, await self._opened(link, addresses, stream, answer)), answer
         except TimeoutError:
             await stream.reset()
             raise LinkLost("no answer to the handshake") from None
@@ -244,7 +244,7 @@ class Links:
                     continue
                 link.peer_session_id = request.session
                 await asyncio.sleep(shape.latency_ms / 1e3)
-                return await self._answer(link, stream, request), request
+                return _with(shape, await self._answer(link, stream, request)), request
             except LinkRefused:
                 raise
             except NetworkError:
@@ -287,6 +287,15 @@ class _Expected:
         if self.link is not None:
             # The dialer would not be here if it had not given up the stream before, whatever this end thinks of it.
             await self.link.drop_stream()
+
+
+def _with(shape: LinkShape, stream: ByteStream) -> ByteStream:
+    """Raises `LinkRefused` where this end cannot use the link as it is to be used."""
+    try:
+        stream.use_congestion(shape.congestion)
+    except CongestionError as error:
+        raise LinkRefused(f"congestion: {error}") from error
+    return stream
 
 
 async def _refuse(stream: Stream, reason: str, *, retry: bool) -> None:

@@ -290,6 +290,9 @@ class Stream:
         self._pump.thread.post(self._pump.enqueue, buffers, done)
         await done
 
+    def use_congestion(self, name: str) -> None:
+        """The connection is that of all streams to the peer."""
+
     async def close(self) -> None:
         if self._over:
             return

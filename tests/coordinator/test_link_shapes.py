@@ -52,6 +52,11 @@ def test_a_link_goes_by_names_or_by_its_place_and_only_one_way(tmp_path):
     assert [shape.latency_ms for shape in shapes.around(["ben", "ann"])] == [30.0, 1.0]
 
 
+def test_a_link_says_which_congestion_control_it_uses(tmp_path):
+    shapes = load(tmp_path, '[[link]]\nfrom = "ann"\nto = "ben"\ncongestion = "bbr"\n')
+    assert [shape.congestion for shape in shapes.around(["ann", "ben"])] == ["bbr", ""]
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -68,6 +73,8 @@ def test_a_link_goes_by_names_or_by_its_place_and_only_one_way(tmp_path):
         ("[[link]]\nfrom = true\nto = 1\n", r"link\[0\].from: True"),
         ("[[link]]\nfrom = -1\nto = 1\n", r"link\[0\].from: -1"),
         ("[[link]]\nfrom = 0\nto = 1\n[[link]]\nfrom = 0\nto = -2\n", r"link\[1\].to: -2"),
+        ("[[link]]\nfrom = 0\nto = 1\ncongestion = 3\n", r"link\[0\].congestion: 3"),
+        ("[[link]]\nfrom = 0\nto = 1\ncongestion = 'bbr, as far as I know'\n", r"link\[0\].congestion: 'bbr, as"),
         ("default = ", "Invalid value"),
     ],
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import array
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Awaitable, Callable
 
@@ -85,6 +86,27 @@ async def test_streams_that_break_at_random_lose_nothing_double_nothing_and_swap
     await asyncio.gather(produce(near), produce(far), consume(near), consume(far))
     assert near.streams > 1
     assert near.bytes_received == far.bytes_received > frames
+
+
+async def test_a_link_may_have_a_congestion_control_of_its_own(link_up: LinkUp) -> None:
+    usual, _ = await link_up("ring/1/0")
+    near, far = await link_up("ring/1/1", shape=LinkShape(congestion="reno"))
+    if near.carrier != "tls":
+        return  # the connection is that of all links to the peer, and stays as it is
+    assert [congestion_of(link) for link in (near, far)] == ["reno", "reno"]
+    with socket.socket() as plain:
+        assert congestion_of(usual) == congestion(plain)
+    with pytest.raises(LinkRefused, match="congestion: 'fast' cannot be used here"):
+        await link_up("ring/1/2", shape=LinkShape(congestion="fast"))
+
+
+def congestion_of(link: Link) -> str:
+    assert link._session is not None
+    return congestion(link._session.stream._tls)  # type: ignore[attr-defined]
+
+
+def congestion(tcp: socket.socket) -> str:
+    return tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
 
 
 async def test_a_dropped_connection_is_dialled_anew(link_up: LinkUp, hosts: tuple[Host, Host]) -> None:

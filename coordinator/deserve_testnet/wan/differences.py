@@ -36,6 +36,8 @@ def differences(shapes: LinkShapes) -> Differences:
     for rule in shapes.rules:
         if rule.mbit is not None:
             raise UsageError("--links: link.mbit: with --wan netns bandwidth is a node's, see uplink_mbit")
+        if rule.congestion:
+            raise UsageError("--links: link.congestion: with --wan netns one holds for all nodes, see --congestion")
         path = _member(rule.origin), _member(rule.target)
         usual_s = shapes.default.latency_ms / 1e3 + sum(access[end].latency_s for end in path if end in access)
         delays[path] = PathDelay(
