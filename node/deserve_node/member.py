@@ -326,8 +326,8 @@ class RingMember:
             rows_active=head.rows_active if head else 0,
             completion_tokens=head.completion_tokens if head else 0,
             prompt_tokens=head.prompt_tokens if head else 0,
-            microbatches=head.microbatches if head else 0,
-            rows_per_microbatch=head.rows_per_microbatch if head else 0,
+            microbatches=head.scheduler.microbatches if head else 0,
+            rows_per_microbatch=head.scheduler.rows_per_microbatch if head else 0,
             plan=head.plan_report() if head else None,
         )
 

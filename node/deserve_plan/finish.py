@@ -89,13 +89,7 @@ class _Cycle:
     def _seconds(self, microbatches: int, decodes: float, prompt: float) -> float:
         work = self._workload
         prompts = prompt / max(work.prompt_tokens, 1e-9)
-        load = MeanLoad(
-            rows=np.array([decodes + prompts]),
-            decodes=np.array([decodes]),
-            prompt=np.array([prompt]),
-            context=np.array([decodes * (work.prompt_tokens + work.new_tokens / 2)]),
-            pairs=np.array([prompt * (work.prompt_tokens + 1) / 2]),
-        )
+        load = MeanLoad.carrying(work, np.array([decodes]), np.array([prompts]))
         plan = self._plan
         moved = planned_copies(self._figures, work, plan, load.rows)
         times = RingTimes(self._figures, load, plan.codec, plan.coalesce, copies=moved)

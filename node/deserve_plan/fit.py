@@ -47,9 +47,9 @@ PRIOR_LOADS = (
 class CostFitter:
     """Starts at `prior` and follows the steps that it is told of."""
 
-    def __init__(self, prior: StageCost, *, memory_steps: float = MEMORY_STEPS) -> None:
+    def __init__(self, prior: StageCost) -> None:
         self._granularity = prior.granularity
-        self._fade = float(np.exp(-1 / memory_steps))
+        self._fade = float(np.exp(-1 / MEMORY_STEPS))
         gram, target = _sums(((load, prior.step_s(load)) for load in PRIOR_LOADS), self._granularity)
         weight = PRIOR_STEPS / len(PRIOR_LOADS)
         self._prior = gram * weight, target * weight

@@ -58,7 +58,7 @@ class PlanQuestion:
         more rows than a step takes tokens."""
         figures, workload = self.figures, self.workload
         plan = solve(figures, workload, max_rows=self.max_rows, codecs=self.codecs, step_tokens=self.step_tokens)
-        if not self.overrides:
+        if not self.overrides.fixes_plan:
             return plan
         plan = self.overrides.applied_to(plan)
         if plan.rows_per_microbatch > self.step_tokens:
@@ -90,7 +90,8 @@ class PlanQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a head reports of its plan; the fields are those of `control_messages.PlanReport`."""
+    """What a head reports of its plan; the fields are those of `control_messages.PlanReport`, but for the time to
+    finish: the head knows how many rows are left."""
 
     microbatches: int
     rows_per_microbatch: int
@@ -102,7 +103,6 @@ class Report:
     bound: str
     predicted_tokens_per_s: float
     predicted_utilisation: tuple[float, ...]
-    predicted_finish_s: float
     measured_tokens_per_s: float
     measured_utilisation: tuple[float, ...]
     steady_s: float
@@ -221,7 +221,7 @@ class PlanKeeper:
         """What is to be solved now, if the plan no longer fits."""
         asked, codec = self._asked, self._rows.codec
         moved = self._rows.moved(asked.workload) or codec not in asked.codecs
-        if asked.overrides or not (moved or self._strikes >= WINDOWS):
+        if asked.overrides.fixes_plan or not (moved or self._strikes >= WINDOWS):
             return None
         return dataclasses.replace(asked, figures=self.figures, workload=self.workload, codecs=(codec,))
 
@@ -260,7 +260,6 @@ class PlanKeeper:
             predicted.bound,
             predicted.tokens_per_s,
             predicted.utilisation,
-            predicted.finish_s,
             steady.drawn / steady.seconds if steady.seconds else 0.0,
             tuple(computed / steady.seconds for computed in steady.computed_s) if steady.seconds else (),
             steady.seconds,

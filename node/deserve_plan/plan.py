@@ -80,12 +80,14 @@ class PlanOverrides:
             found[key] = _codec(value) if key == "codec" else _amount(key, value)
         return cls(**found)  # type: ignore[arg-type]
 
-    def __bool__(self) -> bool:
+    @property
+    def fixes_plan(self) -> bool:
+        """Whether any part of a `RingPlan` is set."""
         return any(getattr(self, name) is not None for name in _PLANNED)
 
     def applied_to(self, plan: RingPlan) -> RingPlan:
         """`plan` with what is set here. The prediction, which was for the planner's own, is dropped."""
-        if not self:
+        if not self.fixes_plan:
             return plan
         return replace(
             plan,

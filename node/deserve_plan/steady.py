@@ -54,11 +54,15 @@ class MeanLoad:
 
     @classmethod
     def of(cls, workload: Workload, rows: Array) -> MeanLoad:
+        started = rows / max(1.0, workload.new_tokens) if workload.more_to_come else 0.0 * rows
+        return cls.carrying(workload, rows - started, started)
+
+    @classmethod
+    def carrying(cls, workload: Workload, decodes: Array, started: Array) -> MeanLoad:
+        """Of steps with so many decodes, and with the prompt tokens of so many rows."""
         prompt, new = workload.prompt_tokens, max(1.0, workload.new_tokens)
-        started = rows / new if workload.more_to_come else 0.0 * rows
-        decodes = rows - started
         return cls(
-            rows,
+            decodes + started,
             decodes,
             started * prompt,
             decodes * (prompt + new / 2),

@@ -94,10 +94,6 @@ class PagePool:
     def used(self) -> int:
         return self.shape.capacity - len(self._free)
 
-    def table(self, sequence: int) -> list[int]:
-        """Page ids by page number, -1 where given back. The list is the pool's own: do not change it."""
-        return self._tables[sequence]
-
     def tables(self, sequences: Sequence[int]) -> PageTable:
         """The tables of several sequences, one below the other."""
         tables = [self._tables[sequence] for sequence in sequences]

@@ -15,14 +15,14 @@ from typing import Protocol
 
 import torch
 
-from deserve_network.control_messages import MAX_LEASE_ROWS, Lease, LeasedRow, PlanReport, RowLog, RowResult
+from deserve_network.control_messages import MAX_LEASE_ROWS, Lease, PlanReport, RowLog, RowResult
 from deserve_network.link import Link
 from deserve_network.ring_messages import Sampled, Step, Tune
 from deserve_node.errors import NodeError
 from deserve_node.ring.compute import Compute, Computed, StepWork
 from deserve_node.ring.payload import pack_payload
 from deserve_node.ring.planning import Planner
-from deserve_node.ring.rows import HeadRow, error_result, open_row
+from deserve_node.ring.rows import HeadRow, error_result, open_all, too_large
 from deserve_node.ring.scheduler import Scheduler
 from deserve_node.ring.step_plan import StepPlan
 from deserve_plan.cost import StepLoad
@@ -31,7 +31,7 @@ from deserve_plan.plan import RingPlan
 from deserve_text.errors import RequestError
 from deserve_text.tokenizer import TextModel
 
-__all__ = ["Desk", "Head", "RingProtocolError"]
+__all__ = ["STEPS_IN_LINE", "Desk", "Head", "RingProtocolError"]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,9 @@ OPENED_TOGETHER = 16
 """Rows for which the loop is left once: a thread's hop takes as long as a short row."""
 MOST_STEP_S = 3600.0
 """No stage spends so long on a step."""
+STEPS_IN_LINE = 1
+"""Steps between the one whose result is sent on next and the one that was submitted last. So three are submitted: while
+one computes, another is ready for when it ends, and pages come in for two steps ahead."""
 
 
 class RingProtocolError(NodeError):
@@ -49,8 +52,8 @@ class Desk(Protocol):
     """Where rows come from and results go: the coordinator, or a test."""
 
     def want_rows(self, rows: int, codecs: tuple[str, ...]) -> None:
-        """The ring has room for `rows` more, and would pack those of a new job with `codec`. Called again only after
-        `Head.add` was."""
+        """The ring has room for `rows` more, and would pack those of a new job with the first of `codecs` that the
+        job allows, else raw. Called again only after `Head.add` was."""
 
     def rows_done(self, results: Sequence[RowResult]) -> None:
         """Finished rows; the desk keeps them until they are stored."""
@@ -107,8 +110,6 @@ class Head:
         """Rows that the coordinator was asked for and has not leased yet."""
         self.prompt_tokens = 0
         self.completion_tokens = 0
-        self.microbatches = 0
-        self.rows_per_microbatch = 0
 
     @property
     def scheduler(self) -> Scheduler:
@@ -132,7 +133,7 @@ class Head:
         for first in range(0, len(lease.rows), OPENED_TOGETHER):
             some = lease.rows[first : first + OPENED_TOGETHER]
             # Templates and tokenizers take milliseconds a row: not on the loop that feeds the ring.
-            for opened in await asyncio.to_thread(_open_all, some, lease, self._text):
+            for opened in await asyncio.to_thread(open_all, some, lease, self._text):
                 self._take_on(opened)
         if self._planner is not None:
             self._planner.rows_left(sum(row.part_left for row in self._rows.values()) + lease.waiting)
@@ -146,7 +147,7 @@ class Head:
         elif opened.finished and not opened.row.score_prompt:
             self._desk.rows_done([opened.result(int(time.time()))])
         elif not self._scheduler.can_ever_run(opened.row):
-            self._desk.rows_done([_too_large(opened)])
+            self._desk.rows_done([too_large(opened)])
         else:
             self._rows[opened.row.key] = opened
             self._scheduler.add(opened.row)
@@ -203,8 +204,7 @@ class Head:
         self._wake.set()
 
     async def _drive(self) -> None:
-        # One step computes and the next is composed and queued: the compute thread never waits for the scheduler.
-        submitted: asyncio.Queue[tuple[StepPlan, asyncio.Future[Computed]]] = asyncio.Queue(1)
+        submitted: asyncio.Queue[tuple[StepPlan, asyncio.Future[Computed]]] = asyncio.Queue(STEPS_IN_LINE)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._submit(submitted), name=f"{self._ring} submit")
             tasks.create_task(self._deliver(submitted), name=f"{self._ring} deliver")
@@ -214,14 +214,12 @@ class Head:
             self._ask()
             plan = self._scheduler.next_step()
             for failed in self._scheduler.take_failed():
-                self._desk.rows_done([_too_large(self._rows.pop(failed.key))])
+                self._desk.rows_done([too_large(self._rows.pop(failed.key))])
                 self._left()
             if plan is None:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            self.microbatches = self._scheduler.microbatches
-            self.rows_per_microbatch = self._scheduler.rows_per_microbatch
             await self._announce(plan)
             inputs = torch.tensor(plan.token_ids, dtype=torch.int64)
             if plan.tune is not None:
@@ -341,7 +339,7 @@ class Head:
                 waited_s=waited_s,
                 rtt_s=rtt_s,
                 running=self._scheduler.decoding,
-                microbatches=self.microbatches,
+                microbatches=self._scheduler.microbatches,
             )
         )
 
@@ -376,30 +374,3 @@ def _described(plan: RingPlan) -> str:
 
 def _tune(ring: str, epoch: int, plan: RingPlan) -> Tune:
     return Tune(ring, epoch, plan.microbatches, plan.swap_pages, plan.prefetch_depth, plan.coalesce)
-
-
-def _open_all(rows: Sequence[LeasedRow], lease: Lease, text: TextModel) -> list[HeadRow | RowResult]:
-    return [_open_or_error(leased, lease, text) for leased in rows]
-
-
-def _open_or_error(leased: LeasedRow, lease: Lease, text: TextModel) -> HeadRow | RowResult:
-    try:
-        return open_row(leased, lease, text)
-    except RequestError as error:
-        return error_result(leased, lease.lease, lease.fence, error)
-    except Exception as error:
-        # Templates and tokenizers run what a model's author wrote: whatever they raise is this row's failure only.
-        log.exception("row %d cannot be opened", leased.row)
-        reason = f"the row cannot be tokenised: {type(error).__name__}: {error}"
-        return error_result(
-            leased, lease.lease, lease.fence, RequestError("", reason[:1024], "tokenizer_error", status=500)
-        )
-
-
-def _too_large(row: HeadRow) -> RowResult:
-    error = RequestError(
-        "max_tokens",
-        f"after {row.row.length} tokens the row needs more KV memory than this ring has",
-        "row_exceeds_kv_capacity",
-    )
-    return error_result(row.leased, row.lease, row.fence, error)

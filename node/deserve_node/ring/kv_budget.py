@@ -50,10 +50,6 @@ class KvBudget:
         self._forecast = PageForecast(len(self._kinds), self.page_tokens)
 
     @property
-    def pages(self) -> int:
-        return sum(self._limits)
-
-    @property
     def used(self) -> int:
         return sum(self._used)
 
@@ -180,13 +176,13 @@ class KvBudget:
         shares = [1 << 62] * len(self._kinds)
         swap_pages = plan.swap_pages if plan is not None else ()
         microbatches = plan.microbatches if plan is not None else 1
-        pools_of_swap = 1 + (plan.prefetch_depth if plan is not None else 1)
+        depth = plan.prefetch_depth if plan is not None else 1
         for stage, pools in enumerate(self._stages):
             swapped = swap_pages[stage] if stage < len(swap_pages) else 0
-            parts = swapped_pages(pools, swapped, microbatches, pools_of_swap - 1)
+            parts = swapped_pages(pools, swapped, microbatches, depth)
             for pool, part in zip(pools, parts, strict=True):
                 kind = self._kinds.index(_kind(pool))
-                resident = pool.pages - pools_of_swap * part
+                resident = pool.pages - (depth + 1) * part
                 limits[kind] = min(limits[kind], max(pool.pages, resident + microbatches * part))
                 if part:
                     shares[kind] = min(shares[kind], resident // microbatches + part)

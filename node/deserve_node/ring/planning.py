@@ -39,7 +39,8 @@ class _Few:
 
 
 class Planner:
-    """Holds the plan of one ring. `overrides` are the parts set by hand; with any, that plan holds to the end."""
+    """Holds the plan of one ring. `overrides` are set by hand; where they fix a part of the plan, it holds to the
+    end."""
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class Planner:
         """Solves the first plan. Raises `ValueError` where a stage has no memory for KV."""
         assumed = _that_fits(workload, figures)
         self._keeper = PlanKeeper(figures, assumed, max_rows=max_rows, step_tokens=step_tokens, overrides=overrides)
-        self._by_hand = bool(overrides)
+        self._by_hand = overrides is not None and overrides.fixes_plan
         self._codec = None if overrides is None else overrides.codec
         self.stages = len(figures.stages)
         self._few_rows: dict[_Few, RingPlan] = {}
@@ -170,7 +171,7 @@ class Planner:
         found = self._keeper.report()
         values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
         left_s = 0.0 if self._finish_at is None else max(0.0, self._finish_at - self._clock())
-        return PlanReport(**{**values, "predicted_finish_s": left_s})
+        return PlanReport(**values, predicted_finish_s=left_s)
 
 
 def _that_fits(workload: Workload, figures: RingFigures) -> Workload:

@@ -6,6 +6,7 @@ Everything that has to do with text happens here, with `deserve_text`; the sched
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +20,9 @@ from deserve_text.requests import CompletionRequest, parse_request
 from deserve_text.responses import build_response
 from deserve_text.tokenizer import TextModel
 
-__all__ = ["HeadRow", "error_result", "open_row"]
+__all__ = ["HeadRow", "error_result", "open_all", "open_row", "too_large"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +98,25 @@ class HeadRow:
         return RowLog(self.leased.row, self.lease, self.fence, tuple(self.generated))
 
 
+def open_all(rows: Sequence[LeasedRow], lease: Lease, text: TextModel) -> list[HeadRow | RowResult]:
+    """Open `rows` of `lease`, in order. One that cannot be served becomes its error, and disturbs no other."""
+    return [_open_or_error(leased, lease, text) for leased in rows]
+
+
+def _open_or_error(leased: LeasedRow, lease: Lease, text: TextModel) -> HeadRow | RowResult:
+    try:
+        return open_row(leased, lease, text)
+    except RequestError as error:
+        return error_result(leased, lease.lease, lease.fence, error)
+    except Exception as error:
+        # Templates and tokenizers run what a model's author wrote: whatever they raise is this row's failure only.
+        log.exception("row %d cannot be opened", leased.row)
+        reason = f"the row cannot be tokenised: {type(error).__name__}: {error}"
+        return error_result(
+            leased, lease.lease, lease.fence, RequestError("", reason[:1024], "tokenizer_error", status=500)
+        )
+
+
 def open_row(leased: LeasedRow, lease: Lease, text: TextModel) -> HeadRow:
     """Parse, tokenise and replay the row's token log. Raises `RequestError` for a row that cannot be served."""
     request = parse_request(leased.endpoint, json.loads(leased.body))
@@ -144,3 +166,13 @@ def error_result(leased: LeasedRow, lease: int, fence: int, error: RequestError)
     """A row that ends as an error, in OpenAI's shape."""
     body = error_body(error.status, error.message, param=error.param, code=error.code)
     return RowResult(leased.row, lease, fence, json.dumps(body).encode(), error.status, 0, 0)
+
+
+def too_large(row: HeadRow) -> RowResult:
+    """The row as the error of one that needs more KV memory than the ring has."""
+    error = RequestError(
+        "max_tokens",
+        f"after {row.row.length} tokens the row needs more KV memory than this ring has",
+        "row_exceeds_kv_capacity",
+    )
+    return error_result(row.leased, row.lease, row.fence, error)

@@ -138,11 +138,6 @@ class Scheduler:
     def rows_per_microbatch(self) -> int:
         return self._microbatches.largest
 
-    @property
-    def mean_new_tokens(self) -> float:
-        """That rows generate, as those that ended have shown."""
-        return self._expected.mean
-
     def can_ever_run(self, row: Row) -> bool:
         """Whether the ring, empty, could hold the row's tokens so far and one more."""
         return self.budget.can_ever_hold(row.length + 1, self._max_tokens)

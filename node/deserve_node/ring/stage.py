@@ -12,7 +12,7 @@ import dataclasses
 from deserve_network.link import Link
 from deserve_network.ring_messages import MAX_CHUNKS, Admit, Chunk, Sampled, Step, Tune
 from deserve_node.ring.compute import Compute, Computed, StepWork
-from deserve_node.ring.head import RingProtocolError
+from deserve_node.ring.head import STEPS_IN_LINE, RingProtocolError
 from deserve_node.ring.payload import pack_payload, segment_fault, unpack_payload
 from deserve_node.tensors import DTYPES
 
@@ -20,9 +20,6 @@ __all__ = ["ADMIT_DEADLINE_S", "Stage", "Tail"]
 
 ADMIT_DEADLINE_S = 30.0
 """How long a tail waits for the Admit of a sequence whose first chunk is already here."""
-QUEUED_STEPS = 2
-"""Steps in line to be sent on: one computes, the next is ready. A third is submitted and waits to get in line, so that
-pages can come in for two steps ahead."""
 
 
 class Stage:
@@ -40,7 +37,7 @@ class Stage:
 
     async def run(self) -> None:
         """Compute steps as they come. Raises `LinkLost`, `RingProtocolError`, `PayloadError`, in an exception group."""
-        submitted: asyncio.Queue[tuple[Step, asyncio.Future[Computed]] | Tune] = asyncio.Queue(QUEUED_STEPS - 1)
+        submitted: asyncio.Queue[tuple[Step, asyncio.Future[Computed]] | Tune] = asyncio.Queue(STEPS_IN_LINE)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._receive(submitted), name=f"{self._ring} receive")
             tasks.create_task(self._send(submitted), name=f"{self._ring} send")

@@ -83,10 +83,6 @@ class Journal:
         over, under = self.rounds(experiment, above), self.rounds(experiment, below)
         return [over[number][figure] / under[number][figure] for number in over if number in under]
 
-    def contestants(self, experiment: str) -> list[str]:
-        """In the order in which they first ran."""
-        return list(dict.fromkeys(name for of, name, _ in self._found if of == experiment))
-
     def _take(self, measurement: Measurement) -> None:
         self._found[measurement.experiment, measurement.contestant, measurement.round] = measurement.figures
 

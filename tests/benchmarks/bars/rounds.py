@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from bars.journal import Journal, Measurement
 
-__all__ = ["Contestant", "Experiment", "Measure", "in_a_thread", "run"]
+__all__ = ["Contestant", "Experiment", "Measure", "run"]
 
 Measure = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -52,16 +51,6 @@ async def run(experiment: Experiment, journal: Journal, say: Callable[[str], Non
                     figures = await ready[name]()
                 journal.add(Measurement(experiment.name, name, number, figures))
                 say(f"{experiment.name}, round {number + 1} of {experiment.rounds}, {name}: {_words(figures)}")
-
-
-@asynccontextmanager
-async def in_a_thread(call: Callable[[], dict[str, Any]]) -> AsyncIterator[Measure]:
-    """A contestant that needs no getting ready and blocks while it is measured."""
-
-    async def measure() -> dict[str, Any]:
-        return await asyncio.to_thread(call)
-
-    yield measure
 
 
 def _words(figures: dict[str, Any]) -> str:

@@ -275,8 +275,9 @@ def test_a_drift_that_no_plan_cures_is_asked_about_ever_less_often() -> None:
     assert questions <= 4
 
 
-def test_a_report_has_the_fields_of_its_message() -> None:
-    assert list(typing.get_type_hints(Report)) == list(typing.get_type_hints(PlanReport))
+def test_a_report_has_the_fields_of_its_message_that_follow_from_the_plan() -> None:
+    reported = [name for name in typing.get_type_hints(PlanReport) if name != "predicted_finish_s"]
+    assert list(typing.get_type_hints(Report)) == reported
 
 
 def test_more_rows_than_a_step_takes_cannot_be_set_by_hand() -> None:

@@ -17,15 +17,15 @@ def test_what_is_set_replaces_what_was_planned():
 
 def test_nothing_set_leaves_the_plan_and_its_prediction():
     overrides = PlanOverrides.parse("")
-    assert not overrides
+    assert not overrides.fixes_plan
     assert overrides.applied_to(PLANNED) is PLANNED
-    assert PlanOverrides.parse("swap_pages=0")
+    assert PlanOverrides.parse("swap_pages=0").fixes_plan
 
 
 def test_how_others_run_a_ring_leaves_the_planning_to_the_planner():
     overrides = PlanOverrides.parse("codec=int8,chunks_in_flight=1,whole_prompts=1")
     assert (overrides.codec, overrides.chunks_in_flight, overrides.whole_prompts) == ("int8", 1, 1)
-    assert not overrides
+    assert not overrides.fixes_plan
     assert overrides.applied_to(PLANNED) is PLANNED
 
 
