@@ -15,6 +15,7 @@ from deserve_network.errors import CongestionError
 from deserve_node.settings import SettingsError, parse_bytes
 from deserve_node.timed.profile import ProfileError, RingProfile, load_profile
 from deserve_plan.plan import PlanOverrides
+from deserve_process.cores import usable_cores
 from deserve_testnet.errors import UsageError
 from deserve_testnet.profiles import profile_file
 from deserve_testnet.wan.differences import Differences, differences
@@ -162,19 +163,14 @@ class TestnetConfig:
             raise UsageError(f"--stage-profile: {error}") from error
 
     @property
-    def cores(self) -> int:
-        """Those this process may use, which in a container are fewer than the machine has."""
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-    @property
     def node_threads(self) -> int:
-        return self.threads or (1 if self.stage_profile else max(1, self.cores // self.nodes))
+        return self.threads or (1 if self.stage_profile else max(1, usable_cores() // self.nodes))
 
     @property
     def nodes_at_once(self) -> int:
         """How many may start at the same time. No more than there are cores where a node measures its speed at the
         start: its share of the layers goes by it."""
-        return self.nodes if self.stage_profile else max(1, self.cores // self.node_threads)
+        return self.nodes if self.stage_profile else max(1, usable_cores() // self.node_threads)
 
     @property
     def _memories(self) -> list[str]:

@@ -178,7 +178,7 @@ class StageReady:
     """Equal for stages that share processor cores; see `cores`."""
     cores: int
     threads: int
-    """Cores of the machine, and how many of them this stage computes with."""
+    """Cores of the machine that this stage may use, and how many of them it computes with."""
     occupies_cores: bool
     """Whether computing takes those cores; not so on a GPU or in a timed stage."""
 

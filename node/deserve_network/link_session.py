@@ -155,7 +155,7 @@ class Session:
             if len(self._pings) > 64:
                 del self._pings[next(iter(self._pings))]
             self.send_control(Kind.PING, self._ping)
-            # A few early round trips, because a ring is planned with what is known of its links when it forms.
+            # A few early round trips: the first steps of a ring refine the latency that it was planned with.
             await asyncio.sleep(self._times.heartbeat_s / (8 if beat < FIRST_PINGS else 1))
 
     async def _watch(self) -> None:

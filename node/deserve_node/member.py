@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -52,6 +51,7 @@ from deserve_node.ring.stage import Stage, Tail
 from deserve_node.timed.profile import RingProfile
 from deserve_node.timed.stage import timed_stage
 from deserve_plan.plan import PlanOverrides
+from deserve_process.cores import usable_cores
 from deserve_text.tokenizer import TextModel
 
 __all__ = ["AssignmentError", "Lending", "RingMember"]
@@ -150,7 +150,7 @@ class RingMember:
             cost=loaded.cost,
             link=await self._neighbours.measure(),
             machine=machine_id(),
-            cores=os.cpu_count() or 1,
+            cores=usable_cores(),
             threads=torch.get_num_threads(),
             occupies_cores=loaded.occupies_cores,
         )

@@ -66,6 +66,7 @@ def plan(
     from deserve_plan.keeper import PlanQuestion
     from deserve_plan.paper import PaperError
     from deserve_plan.plan import PlanOverrides
+    from deserve_plan.solve import STEP_TOKENS
 
     if (model is None) == (stage_profile is None):
         raise click.UsageError("give either --model or --stage-profile")
@@ -81,13 +82,17 @@ def plan(
     ring: PaperRing
     try:
         ring = from_profile(nodes, stage_profile) if stage_profile else from_model(nodes, model or "", dtype)
-        workload = Workload(prompt_tokens, new_tokens, rows)
-        question = PlanQuestion(ring.figures, workload, max_rows, allowed, 1 << 16, overrides)
-        found = question.solve()
     except ModelError as error:
         _fail(f"--model: {error}")
     except (PaperError, NodeError) as error:
         _fail(str(error))
+    workload = Workload(prompt_tokens, new_tokens, rows)
+    question = PlanQuestion(ring.figures, workload, max_rows, allowed, STEP_TOKENS, overrides)
+    try:
+        found = question.solve()
+    except ValueError as error:
+        # Files and amounts are sound by now: what is left is more rows set by hand than a step takes.
+        raise click.BadParameter(str(error), param_hint="--set") from error
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found) | {"nodes": ring.names, "layers": ring.layers}))
         return

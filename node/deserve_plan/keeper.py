@@ -7,7 +7,7 @@ that are no longer what was planned for, make a new plan due. Filling and draini
 compared like with like, and so are no drift. A plan that holds is left for another only where that gains something.
 
     question = keeper.due()                  # None, or what is to be solved
-    plan = question.renew(keeper.plan)       # tens of milliseconds: on any thread
+    plan = question.renew(keeper.plan)       # tens of milliseconds, or seconds: on any thread
     if keeper.adopt(question, plan): ...     # to take effect at the next step
 """
 

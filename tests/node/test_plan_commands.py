@@ -57,6 +57,7 @@ def test_deserves_setting_is_planned_from_its_profile_and_beats_its_hand_set_pla
         (("--nodes", "/nowhere.toml", "--model", "demo"), "/nowhere.toml: "),
         (("--nodes", EXAMPLE, "--model", "demo", "--set", "colour=3"), "--set"),
         (("--nodes", EXAMPLE, "--model", "demo", "--set", "codec=bf16"), "codec is no part"),
+        (("--nodes", EXAMPLE, "--model", "demo", "--set", "rows=70000"), "--set: rows: a step takes 65536 tokens"),
         (("--nodes", EXAMPLE, "--stage-profile", EXAMPLE), "unknown key"),
         (("--nodes", EXAMPLE, "--model", "demo", "--dtype", "int3"), "--dtype"),
     ],

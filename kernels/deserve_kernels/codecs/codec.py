@@ -1,7 +1,7 @@
 """The interface of a wire codec, and the three that there are.
 
-Packing runs where the tensor is, C++ on the CPU and Triton on CUDA, and the reference where neither is; a decoded
-tensor is on the CPU. A token whose numbers stopped being finite stays so through every codec, so that the tail can end
+Packing runs where the tensor is: C++ on the CPU, on CUDA Triton for int8, and else the reference. A decoded tensor is
+on the CPU. A token whose numbers stopped being finite stays so through every codec, so that the tail can end
 that row alone.
 """
 

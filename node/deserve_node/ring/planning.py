@@ -1,7 +1,8 @@
 """The head's planner: the ring's plan, plans for when fewer rows are left, and another where steps show that it is due.
 
-Plans take up to some hundred milliseconds to solve, so they are solved on a worker thread and asked for ahead:
-`plan_for` answers None until `Planner.solve_next` has found the plan. All methods belong to the event loop's thread.
+Plans take tens of milliseconds to solve, and seconds where hops are long and steps short, so they are solved on a
+worker thread and asked for ahead: `plan_for` answers None until `Planner.solve_next` has found the plan. All methods
+belong to the event loop's thread.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ arXiv:2501.14784; the workload is a stand-in, as its own is not published in ful
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from deserve_plan.cost import StageCost
@@ -16,6 +19,7 @@ from deserve_plan.solve import solve
 WORKLOAD = Workload(prompt_tokens=256, new_tokens=256)
 STAGES = 8
 SWAP_POOL = 2500
+DOCUMENT = Path(__file__).parents[3] / "docs" / "planner.md"
 
 
 def ring(latency_s: float) -> RingFigures:
@@ -25,7 +29,8 @@ def ring(latency_s: float) -> RingFigures:
 
 
 def hand_set(latency_s: float) -> float:
-    return predict(ring(latency_s), WORKLOAD, RingPlan(20, 75, 0.0, (SWAP_POOL,) * STAGES)).tokens_per_s
+    microbatches = 36 if latency_s == 0.256 else 20
+    return predict(ring(latency_s), WORKLOAD, RingPlan(microbatches, 75, 0.0, (SWAP_POOL,) * STAGES)).tokens_per_s
 
 
 def plain(latency_s: float) -> float:
@@ -44,7 +49,17 @@ def test_the_papers_own_plans_come_out_as_its_formulas_say() -> None:
     assert plain(0.064) == pytest.approx(180, rel=0.02)
 
 
-@pytest.mark.parametrize("latency_s", [0.0, 0.016, 0.032, 0.064])
+@pytest.mark.parametrize("latency_ms", [0, 16, 32, 64, 256])
+def test_the_documents_table_is_what_comes_out(latency_ms: int) -> None:
+    row = re.search(rf"^\| {latency_ms} ms \|(.*)\|$", DOCUMENT.read_text(), re.MULTILINE)
+    assert row is not None
+    latency_s = latency_ms / 1e3
+    found = solve(ring(latency_s), WORKLOAD, max_rows=4096)
+    figures = (plain(latency_s), hand_set(latency_s), ours(latency_s), found.microbatches, found.swap_pages[0])
+    assert [cell.strip() for cell in row[1].split("|")] == [f"{figure:,.0f}" for figure in figures]
+
+
+@pytest.mark.parametrize("latency_s", [0.0, 0.016, 0.032, 0.064, 0.256])
 def test_our_plan_beats_the_one_set_by_hand(latency_s: float) -> None:
     assert ours(latency_s) >= 1.2 * hand_set(latency_s)
 
