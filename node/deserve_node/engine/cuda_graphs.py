@@ -47,12 +47,16 @@ class DecodeGraphs:
         self._memory = torch.cuda.graph_pool_handle()
         """For all graphs: only one replays at a time, and its result is taken before the next does."""
 
-    def run(self, chunks: Sequence[Chunk], batch: PackedBatch, inputs: torch.Tensor) -> torch.Tensor:
-        """As `forward`; the result holds until the next call."""
+    def take(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether a step of these chunks is replayed, or is going to be recorded."""
         if len(chunks) > MOST_ROWS or not is_decode(chunks):
-            return forward(self._shard, self._cache, batch, inputs)
-        wanted = bool(chunks[0].wanted) and self._shard.is_tail
-        key = (bucket(batch.tokens), wanted)
+            return False
+        key = self._key(chunks)
+        return key not in self._recorded or self._recorded[key] is not None
+
+    def run(self, chunks: Sequence[Chunk], batch: PackedBatch, inputs: torch.Tensor) -> torch.Tensor:
+        """As `forward`, for a step that it takes. The result holds until the next call."""
+        key = self._key(chunks)
         if key not in self._recorded:
             self._recorded[key] = self._record(*key, batch, inputs)
         recorded = self._recorded[key]
@@ -61,6 +65,9 @@ class DecodeGraphs:
         recorded.buffers.fill(batch, inputs)
         recorded.graph.replay()
         return recorded.outputs[: batch.tokens]
+
+    def _key(self, chunks: Sequence[Chunk]) -> tuple[int, bool]:
+        return bucket(len(chunks)), bool(chunks[0].wanted) and self._shard.is_tail
 
     def _record(self, rows: int, wanted: bool, batch: PackedBatch, inputs: torch.Tensor) -> _Recorded | None:
         shard, device = self._shard, self._shard.device
@@ -81,7 +88,8 @@ class DecodeGraphs:
         torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._memory):
+            # By default what any thread does may spoil the recording, and others pin memory and wait for their copies.
+            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
                 outputs = eager()
         except RuntimeError as error:
             log.warning("decode steps of %d rows are computed without a CUDA graph: %s", rows, error)

@@ -54,7 +54,7 @@ class Engine:
         self.shard = shard
         self.cache = cache
         self.parts = 1
-        """Into how many parts a step is cut."""
+        """Into how many parts a step is cut that no graph replays."""
         self._streams = NanoStreams(shard.device)
         self._graphs = DecodeGraphs(shard, cache) if shard.device.type == "cuda" else None
         self._sampler = Sampler(shard.vocab_size, shard.device) if shard.is_tail else None
@@ -93,6 +93,10 @@ class Engine:
         return self._sample(chunks, outputs)
 
     def _forward(self, chunks: Sequence[Chunk], inputs: torch.Tensor, tables: Sequence[PageTable]) -> torch.Tensor:
+        if self._graphs is not None and self._graphs.take(chunks):
+            # Whole, whatever `parts` says: that was measured of a step with prompts, which is never recorded.
+            batch = pack(chunks, self.cache.shapes, tables, self.shard.device)
+            return self._graphs.run(chunks, batch, inputs)
         groups = cut(chunks, self.parts)
         split = torch.split(inputs, [sum(chunk.count for chunk in chunks[group]) for group in groups])
         outputs = []
@@ -100,8 +104,6 @@ class Engine:
             group = groups[part]
             own = [table[group] for table in tables]
             batch = pack(chunks[group], self.cache.shapes, own, self.shard.device)
-            if self._graphs is not None and len(groups) == 1:
-                return self._graphs.run(chunks, batch, inputs)
             outputs.append(forward(self.shard, self.cache, batch, split[part]))
         if len(outputs) == 1:
             return outputs[0]
