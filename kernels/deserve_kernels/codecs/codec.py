@@ -44,7 +44,8 @@ class Codec(Protocol):
     def encode(self, hidden: Tensor) -> memoryview:
         """The bytes of `hidden` [tokens, hidden] in fp32, bf16 or fp16 on any device.
 
-        They may be the tensor's own memory. Raises `ArgumentError` for another shape or dtype.
+        They may be the tensor's own memory. On CUDA the work is queued on the current stream, and waited for. Raises
+        `ArgumentError` for another shape or dtype.
         """
 
     def decode(self, buffer: memoryview, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
@@ -147,7 +148,19 @@ def _compiled(tensor: Tensor) -> bool:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a tensor on any device; its own memory where it is contiguous on the CPU."""
-    return tensor.to("cpu").contiguous().view(torch.uint8).flatten().numpy().data
+    tensor = _fetched(tensor) if tensor.device.type == "cuda" else tensor.to("cpu")
+    return tensor.contiguous().view(torch.uint8).flatten().numpy().data
+
+
+def _fetched(tensor: Tensor) -> Tensor:
+    """A CUDA tensor in pinned memory of its own, which torch gives out again once nobody holds the bytes any more."""
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    there.copy_(tensor, non_blocking=True)
+    # Blocking: the thread sleeps. Of the stream's own device, which need not be the thread's first.
+    copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(tensor.device))
+    copied.synchronize()
+    return there
 
 
 def _uint8(buffer: memoryview) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 
 from deserve_network.ring_messages import Chunk
 from deserve_node.engine.pages import PageTable, PoolShape
+from deserve_node.engine.upload import uploaded
 from deserve_node.shard.shard import ROW_MULTIPLE
 
 __all__ = ["PackedBatch", "PoolIndex", "pack", "padded"]
@@ -66,7 +67,12 @@ def pack(
         page, offset = np.divmod(real, shape.page_tokens)
         slots = table[owner, page].astype(np.int64) * shape.page_tokens + offset
         pools.append(
-            PoolIndex(shape.window, shape.chunk, torch.from_numpy(slots).to(device), torch.from_numpy(table).to(device))
+            PoolIndex(
+                shape.window,
+                shape.chunk,
+                slots=uploaded(torch.from_numpy(slots), device),
+                page_table=uploaded(torch.from_numpy(table), device),
+            )
         )
 
     wanted = [
@@ -74,9 +80,9 @@ def pack(
     ]
     return PackedBatch(
         tokens=tokens,
-        positions=torch.from_numpy(positions).to(device),
-        query_start=torch.from_numpy(query_start.astype(np.int32)).to(device),
-        context=torch.from_numpy((starts + counts).astype(np.int32)).to(device),
+        positions=uploaded(torch.from_numpy(positions), device),
+        query_start=uploaded(torch.from_numpy(query_start.astype(np.int32)), device),
+        context=uploaded(torch.from_numpy((starts + counts).astype(np.int32)), device),
         pools=tuple(pools),
-        wanted=torch.tensor(wanted, dtype=torch.int64, device=device),
+        wanted=uploaded(torch.tensor(wanted, dtype=torch.int64), device),
     )

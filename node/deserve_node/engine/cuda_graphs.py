@@ -55,7 +55,7 @@ class DecodeGraphs:
         return key not in self._recorded or self._recorded[key] is not None
 
     def run(self, chunks: Sequence[Chunk], batch: PackedBatch, inputs: torch.Tensor) -> torch.Tensor:
-        """As `forward`, for a step that it takes. The result holds until the next call."""
+        """As `forward`, for a step that it takes. Logits hold until the next call; hidden states are the caller's."""
         key = self._key(chunks)
         if key not in self._recorded:
             self._recorded[key] = self._record(*key, batch, inputs)
@@ -64,7 +64,9 @@ class DecodeGraphs:
             return forward(self._shard, self._cache, batch, inputs)
         recorded.buffers.fill(batch, inputs)
         recorded.graph.replay()
-        return recorded.outputs[: batch.tokens]
+        outputs = recorded.outputs[: batch.tokens]
+        # Hidden states are still being packed for the link when the next step is replayed over them.
+        return outputs if self._shard.is_tail else outputs.clone()
 
     def _key(self, chunks: Sequence[Chunk]) -> tuple[int, bool]:
         return bucket(len(chunks)), bool(chunks[0].wanted) and self._shard.is_tail

@@ -14,6 +14,7 @@ import torch
 from deserve_network.ring_messages import Chunk
 from deserve_node.engine.batch import PackedBatch, PoolIndex
 from deserve_node.engine.pages import PoolShape
+from deserve_node.engine.upload import uploaded
 
 __all__ = ["DecodeBuffers", "bucket", "is_decode"]
 
@@ -66,7 +67,7 @@ class DecodeBuffers:
         pairs = [
             (self.batch.positions, batch.positions[:real]),
             (self.batch.context, batch.context),
-            (self.inputs, inputs),
+            (self.inputs, uploaded(inputs, self.inputs.device)),
         ]
         for own, given in zip(self.batch.pools, batch.pools, strict=True):
             pairs.append((own.slots, given.slots))

@@ -6,6 +6,7 @@ in which the head scheduled the steps. It never decides what runs.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,6 +17,7 @@ from deserve_network.ring_messages import Admit, Chunk, FailedSequence, SampledT
 from deserve_node.engine.batch import pack
 from deserve_node.engine.cache import KvCache
 from deserve_node.engine.cuda_graphs import DecodeGraphs
+from deserve_node.engine.device_span import DeviceSpan
 from deserve_node.engine.forward import forward
 from deserve_node.engine.nano_batches import NanoStreams, cut
 from deserve_node.engine.pages import PageTable
@@ -29,9 +31,10 @@ Target = TypeVar("Target", SamplingRow, ScoringRow)
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """`hidden` [tokens, hidden] on the CPU for the next stage, or at the tail the tokens drawn and scored.
+    """`hidden` [tokens, hidden] on the stage's device for the next one, or at the tail the tokens drawn and scored.
 
-    `takes_s`: how long a device would compute that is not there; None where the step has been computed.
+    `takes_s`: how long a device would compute that is not there; None where the step is computed. `span`: when a device
+    computes it on which it has only been queued, and before whose end `hidden` is not there; None where that is over.
     """
 
     hidden: torch.Tensor | None = None
@@ -39,6 +42,7 @@ class StepOutput:
     scored: tuple[SampledToken, ...] = ()
     failed: tuple[FailedSequence, ...] = ()
     takes_s: float | None = None
+    span: DeviceSpan | None = None
 
 
 @dataclass(slots=True)
@@ -55,6 +59,7 @@ class Engine:
         self.cache = cache
         self.parts = 1
         """Into how many parts a step is cut that no graph replays."""
+        self.queues = shard.device.type == "cuda"
         self._streams = NanoStreams(shard.device)
         self._graphs = DecodeGraphs(shard, cache) if shard.device.type == "cuda" else None
         self._sampler = Sampler(shard.vocab_size, shard.device) if shard.is_tail else None
@@ -85,12 +90,10 @@ class Engine:
         if not chunks:
             return StepOutput(hidden=inputs if not self.shard.is_tail else None)
         placed = self.cache.place(chunks) if tables is None else tables
+        span = DeviceSpan(self.shard.device) if self.queues else None
         outputs = self._forward(chunks, inputs, placed)
-        if not self.shard.is_tail:
-            # On a GPU this waits for the step, here rather than where the frame is sent: the next step is not queued
-            # yet, behind which the copy would come.
-            return StepOutput(hidden=outputs.to("cpu"))
-        return self._sample(chunks, outputs)
+        output = self._sample(chunks, outputs) if self.shard.is_tail else StepOutput(hidden=outputs)
+        return output if span is None else dataclasses.replace(output, span=span.end())
 
     def _forward(self, chunks: Sequence[Chunk], inputs: torch.Tensor, tables: Sequence[PageTable]) -> torch.Tensor:
         if self._graphs is not None and self._graphs.take(chunks):

@@ -7,6 +7,7 @@ import torch
 from deserve_kernels import paged_attention, write_kv
 from deserve_node.engine.batch import PackedBatch, padded
 from deserve_node.engine.cache import KvCache
+from deserve_node.engine.upload import uploaded
 from deserve_node.shard import Shard
 
 __all__ = ["forward"]
@@ -18,7 +19,7 @@ def forward(shard: Shard, cache: KvCache, batch: PackedBatch, inputs: torch.Tens
     Returns hidden states [tokens, hidden], or at the tail logits fp32 [logits rows, vocabulary].
     """
     packed = inputs.new_zeros((padded(batch.tokens), *inputs.shape[1:]), device=shard.device)
-    packed[: batch.tokens] = inputs
+    packed[: batch.tokens] = uploaded(inputs, shard.device)
     attend = _Attend(cache, batch)
     if shard.is_tail:
         return shard.forward(packed, batch.positions, attend, batch.wanted)

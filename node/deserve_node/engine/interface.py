@@ -48,6 +48,9 @@ class StageEngine(Protocol):
     def shard(self) -> ShardFacts: ...
     @property
     def cache(self) -> KvAccount: ...
+    @property
+    def queues(self) -> bool:
+        """Whether `run` returns when a step is queued on its device; the output then has a `span`."""
 
     def admit(self, admit: Admit) -> None:
         """Tail only: a sequence whose first chunk is about to come."""

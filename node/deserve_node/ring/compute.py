@@ -1,6 +1,7 @@
 """The one thread of a node that computes: steps run on it in the order they were submitted; it keeps the time.
 
-Where pages are swapped, those of a step start to come in when it is submitted, while earlier steps compute.
+Where pages are swapped, those of a step start to come in when it is submitted, while earlier steps compute. Where a
+device computes, the thread only queues steps on it, and another waits for them to end.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -75,11 +76,15 @@ class Compute:
         self._clock = clock
         self._pace = pace or Pace(clock)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._ends = ThreadPoolExecutor(1, thread_name_prefix="step-ends") if engine.queues else None
 
     def submit(self, work: StepWork) -> asyncio.Future[Computed]:
         """Queue a step behind those submitted before. Cancelling the future does not interrupt the thread."""
         number = -1 if self._swapper is None else self._swapper.begin(work.microbatch, work.released, work.chunks)
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, number, self._clock())
+        computing = self._thread.submit(self._run, work, number, self._clock())
+        if self._ends is not None:
+            computing = self._ends.submit(self._end, computing)
+        return asyncio.wrap_future(computing)
 
     def tune_fault(self, tune: Tune) -> str | None:
         """What of `tune` cannot be, in words; None for a sound one."""
@@ -116,13 +121,26 @@ class Compute:
         if self._swapper is not None:
             self._swapper.end(number)
         compute_s = self._clock() - started if output.takes_s is None else output.takes_s
-        self.busy_s += compute_s
+        if output.span is None:
+            self.busy_s += compute_s
         self.steps += 1
         self.tokens += sum(chunk.count for chunk in work.chunks)
         return Computed(output, StageTiming(compute_s, swap_s))
+
+    def _end(self, queued: Future[Computed]) -> Computed:
+        """The step once its device has computed it, with the time that took there."""
+        computed = queued.result()
+        if computed.output.span is None:
+            return computed
+        compute_s = computed.output.span.wait()
+        self.busy_s += compute_s
+        return dataclasses.replace(computed, timing=dataclasses.replace(computed.timing, compute_s=compute_s))
 
     def close(self) -> None:
         # First, so that no step waits for pages that will not come.
         if self._swapper is not None:
             self._swapper.close()
+        # Before the thread whose steps it waits for, so that none of those it still holds is cancelled under it.
+        if self._ends is not None:
+            self._ends.shutdown(wait=True, cancel_futures=True)
         self._thread.shutdown(wait=True, cancel_futures=True)

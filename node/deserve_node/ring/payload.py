@@ -7,7 +7,9 @@ it belongs to one row, and the tail ends that row alone.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -25,9 +27,10 @@ class PayloadError(NodeError):
 
 
 async def pack_payload(hidden: torch.Tensor, segments: Sequence[Segment]) -> list[memoryview]:
-    """The buffers of `hidden` [tokens, hidden] on any device, one for each segment.
+    """The buffers of `hidden` [tokens, hidden] on any device, one for each segment. Its step has ended.
 
-    Raw segments of a CPU tensor are its own memory. Whatever takes time is done off the event loop.
+    Raw segments of a CPU tensor are its own memory; on another device all are packed there and then fetched. Whatever
+    takes time is done off the event loop.
     """
     if hidden.device.type == "cpu" and all(CODECS[segment.codec].lossless for segment in segments):
         return _pack(hidden, segments)
@@ -66,7 +69,19 @@ def segment_fault(step: Step) -> str | None:
 
 def _pack(hidden: torch.Tensor, segments: Sequence[Segment]) -> list[memoryview]:
     parts = torch.split(hidden, [segment.tokens for segment in segments])
-    return [CODECS[segment.codec].encode(part) for segment, part in zip(segments, parts, strict=True)]
+    with _beside_steps(hidden.device):
+        return [CODECS[segment.codec].encode(part) for segment, part in zip(segments, parts, strict=True)]
+
+
+def _beside_steps(device: torch.device) -> AbstractContextManager[object]:
+    """What is done with a CUDA tensor meanwhile does not queue up behind the step that computes."""
+    return torch.cuda.stream(_packing_stream(device)) if device.type == "cuda" else nullcontext()
+
+
+@functools.cache
+def _packing_stream(device: torch.device) -> torch.cuda.Stream:
+    # First in line: a kernel of microseconds would wait for as many thread blocks as a step has queued.
+    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
 
 def _unpack(payload: memoryview, step: Step) -> torch.Tensor:

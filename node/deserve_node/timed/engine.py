@@ -59,6 +59,8 @@ class _TailSequence:
 class TimedEngine:
     """A `StageEngine` that does not wait itself."""
 
+    queues = False
+
     def __init__(
         self,
         profile: StageProfile,

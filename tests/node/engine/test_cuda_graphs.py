@@ -1,4 +1,5 @@
-"""Which steps graphs take. Recording needs a CUDA device."""
+"""Which steps graphs take, and who owns what they compute. Most graphs here compute eagerly on the CPU; recording needs
+a CUDA device."""
 
 from __future__ import annotations
 
@@ -12,11 +13,28 @@ from deserve_models import ModelFiles
 from deserve_network.ring_messages import Chunk
 from deserve_node.engine import KvCache
 from deserve_node.engine.batch import pack
-from deserve_node.engine.cuda_graphs import MOST_ROWS, DecodeGraphs
+from deserve_node.engine.cuda_graphs import MOST_ROWS, DecodeGraphs, _Recorded
+from deserve_node.engine.decode_buffers import DecodeBuffers
+from deserve_node.engine.forward import forward
 from deserve_node.shard.loading import load_shard
 
 CPU = torch.device("cpu")
 ROWS = 7
+
+
+class EagerGraph:
+    """Computes what is in the buffers, into the same memory each time."""
+
+    def __init__(self, graphs: DecodeGraphs, buffers: DecodeBuffers) -> None:
+        self._graphs = graphs
+        self._buffers = buffers
+        self.outputs = torch.full((buffers.rows, graphs._shard.hidden_size), torch.nan)
+        if len(buffers.batch.wanted):
+            self.outputs = torch.full((buffers.rows, graphs._shard.vocab_size), torch.nan)
+
+    def replay(self) -> None:
+        assert self._buffers.inputs is not None
+        self.outputs[:] = forward(self._graphs._shard, self._graphs._cache, self._buffers.batch, self._buffers.inputs)
 
 
 def graphs_of(files: ModelFiles, layers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> DecodeGraphs:
@@ -40,6 +58,31 @@ def test_decodes_are_taken_unless_they_are_too_many_or_known_to_be_slower(
     assert not graphs.take(decodes(ROWS, 1))
     assert graphs.take(decodes(ROWS, 0))
     assert graphs.take(decodes(17, 1))
+
+
+@pytest.mark.parametrize("layers", [(3, 6), (5, 8)], ids=["middle", "tail"])
+def test_replayed_steps_compute_what_eager_ones_do_and_leave_earlier_hidden_states_alone(
+    tiny_files: ModelFiles, layers: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs, alone = (graphs_of(tiny_files, layers, monkeypatch) for _ in range(2))
+    shard, cache = graphs._shard, graphs._cache
+    wanted = int(shard.is_tail)
+    buffers = DecodeBuffers(16, shard.context_length, cache.shapes, CPU, wanted=bool(wanted))
+    graph = EagerGraph(graphs, buffers)
+    graphs._recorded[16, bool(wanted)] = _Recorded(buffers, graph, graph.outputs)  # type: ignore[arg-type]
+    found, expected = [], []
+    with torch.inference_mode():
+        for position in range(3):
+            chunks = decodes(ROWS, wanted, position)
+            states = torch.randn(ROWS, 64, generator=torch.Generator().manual_seed(position))
+            outputs = graphs.run(chunks, pack(chunks, cache.shapes, cache.place(chunks), CPU), states)
+            batch = pack(chunks, cache.shapes, alone._cache.place(chunks), CPU)
+            expected.append(forward(alone._shard, alone._cache, batch, states))
+            assert torch.equal(outputs, expected[-1])
+            found.append(outputs)
+    # Logits are read before the next step is queued, and would be large to copy.
+    if not shard.is_tail:
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 @pytest.mark.cuda

@@ -1,7 +1,8 @@
-"""Which steps the engine leaves to the graphs."""
+"""What the engine leaves to others: hidden states on the device that computed them, and decodes to the graphs."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +13,7 @@ from deserve_network.ring_messages import Admit, Chunk, Sampling
 from deserve_node.engine import Engine, KvCache
 from deserve_node.engine.batch import PackedBatch
 from deserve_node.engine.forward import forward
+from deserve_node.ring.payload import pack_payload
 from deserve_node.shard.loading import load_shard
 
 CPU = torch.device("cpu")
@@ -20,6 +22,13 @@ CPU = torch.device("cpu")
 def engine_of(files: ModelFiles, first: int, last: int, device: torch.device = CPU) -> Engine:
     shard = load_shard(files, first, last, dtype=torch.float32, device=device)
     return Engine(shard, KvCache(shard.kv_layers, kv_bytes=8 << 20, dtype=torch.float32, device=device))
+
+
+def test_hidden_states_are_handed_out_where_they_were_computed(tiny_files: ModelFiles) -> None:
+    engine = engine_of(tiny_files, 3, 5)
+    elsewhere = torch.empty(4, 64, device="meta")  # torch refuses to copy from there
+    engine._forward = lambda chunks, inputs, tables: elsewhere  # type: ignore[method-assign]
+    assert engine.run([Chunk(0, 0, 4, 0)], torch.zeros(4, 64)).hidden is elsewhere
 
 
 class Graphs:
@@ -73,3 +82,28 @@ def test_decodes_that_a_graph_replays_are_not_cut_and_other_steps_are(
         if found.hidden is not None:
             assert torch.equal(found.hidden, expected.hidden)
     assert graphs.replayed == [rows, rows]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+async def test_a_device_gets_the_next_step_while_it_is_busy_and_packs_what_it_computed(tiny_files: ModelFiles) -> None:
+    from deserve_kernels.codecs import CODECS
+    from deserve_network.ring_messages import Segment
+
+    device = torch.device("cuda")
+    engine = engine_of(tiny_files, 3, 5, device)
+    states = torch.randn(24, 64, generator=torch.Generator().manual_seed(1))
+    engine.run([Chunk(9, 0, 24, 0)], states).span.wait()  # type: ignore[union-attr]
+    torch.cuda._sleep(1_000_000_000)  # a step of some tenths of a second
+    started = time.perf_counter()
+    outputs = [engine.run([Chunk(sequence, 0, 24, 0)], states) for sequence in range(2)]
+    assert not torch.cuda.current_stream(device).query()
+    seconds = [output.span.wait() for output in outputs]  # type: ignore[union-attr]
+    assert 0 < sum(seconds) <= time.perf_counter() - started
+    hidden = outputs[1].hidden
+    assert hidden is not None
+    assert hidden.device.type == "cuda"
+    segments = (Segment("int8", 10), Segment("raw", 6), Segment("bf16", 8))
+    parts = hidden.cpu().split([segment.tokens for segment in segments])
+    expected = [bytes(CODECS[segment.codec].encode(part)) for segment, part in zip(segments, parts, strict=True)]
+    assert [bytes(buffer) for buffer in await pack_payload(hidden, segments)] == expected

@@ -168,6 +168,26 @@ async def test_each_segment_is_unpacked_and_packed_by_its_own_codec(stage, compu
     assert payload == b"".join(packed(computed))
 
 
+async def test_hidden_states_are_packed_from_the_very_memory_that_the_engine_returned(compute_of, monkeypatch):
+    compute, given = compute_of(3, 5), []
+    computed = torch.empty(3, HIDDEN, device="meta")  # torch refuses to copy from there
+    compute.engine._forward = lambda chunks, inputs, tables: computed
+
+    async def pack(hidden, segments):
+        given.append(hidden)
+        return [b"packed"]
+
+    monkeypatch.setattr("deserve_node.ring.stage.pack_payload", pack)
+    step, previous, following = step_of(Chunk(0, 0, 3, 0)), Pipe(), Pipe()
+    running = asyncio.create_task(Stage(*RING, compute=compute, previous=previous, following=following).run())
+    previous.put(step, raw(states_of(step)))
+    async with asyncio.timeout(20):
+        assert (await following.sent.get())[1] == b"packed"
+    assert given[0] is computed
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_a_stage_ends_when_its_link_is_lost(stage):
     stage.previous.inbox.put_nowait(None)
     assert isinstance(await outcome(stage.running), LinkLost)
