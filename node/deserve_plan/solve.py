@@ -165,7 +165,9 @@ class _Search:
         moved = copies(memories, self._workload, rows, microbatches, depth, [swap.pages for swap in swaps])
         times = RingTimes(self._figures, load, self._codec, coalesce, copies=moved)
         rates = self._rates(times, microbatches, rows, depth, fits)
-        on_faster = self._rates(times.on_faster_links(), microbatches, rows, depth, fits)
+        on_faster = rates
+        if any(link.bytes_per_s for link in self._figures.links):
+            on_faster = self._rates(times.on_faster_links(), microbatches, rows, depth, fits)
         equal = np.flatnonzero(rates.tokens_per_s >= rates.tokens_per_s.max() * (1 - TIE))
         # Of equal sizes the largest, for rows that differ; but none that has to be swapped for nothing.
         unswapped = equal[[not any(swap.pages[at] for swap in swaps) for at in equal]]
