@@ -25,6 +25,9 @@ __all__ = ["FigureRefiner"]
 SAME, SAME_S = 0.05, 0.002
 """A latency that differs by no more than such a part and so many seconds is the same."""
 
+CORES_LEFT = 0.67
+"""Use of a machine's cores by computing, above which they may well be what a ring waits for."""
+
 
 class FigureRefiner:
     """Begins with what was measured when the ring was formed."""
@@ -68,10 +71,11 @@ class FigureRefiner:
                 self._memories[stage] = _slower(self._memories[stage], float(copy_s / wait_s))
 
     def learn_shortage(self, window: Window) -> None:
-        """The ring was slower than all figures explain: its slowest link carries no more than it did."""
+        """The ring was slower than all figures explain: its slowest link carries no more than it did, unless cores were
+        short, which other programs may use, too."""
         bounded = [link.bytes_per_s for link in self._links[:-1] if link.bytes_per_s]
         carried = _carried(window)
-        if bounded and carried < min(bounded):
+        if bounded and carried < min(bounded) and max(self._core_use(window)) < CORES_LEFT:
             self._links = tuple(
                 dataclasses.replace(link, bytes_per_s=carried) if link.bytes_per_s == min(bounded) else link
                 for link in self._links
@@ -79,15 +83,19 @@ class FigureRefiner:
 
     def _crowding(self, window: Window) -> list[float]:
         """Of each stage: how many times over the cores of its machine were in use."""
+        return [max(1.0, use) for use in self._core_use(window)]
+
+    def _core_use(self, window: Window) -> list[float]:
+        """Of each stage: how much of its machine's cores all of them computed on; 0 where a device computes."""
         stages = self._measured.stages
         busy = [seconds / window.seconds for seconds in window.computed_s()]
-        crowding = [1.0] * len(stages)
+        found = [0.0] * len(stages)
         for members in machines(stages):
             sharing = [index for index in members if stages[index].occupies_cores]
             used = sum(busy[index] * stages[index].threads for index in sharing) / max(1, stages[members[0]].cores)
             for index in sharing:
-                crowding[index] = max(1.0, used)
-        return crowding
+                found[index] = used
+        return found
 
     def _learn_bandwidth(self, window: Window) -> None:
         carried = _carried(window)

@@ -235,7 +235,7 @@ def test_codecs_are_compared_within_the_rounds_that_have_them_all(tmp_path):
     journal.add(Measurement("k 1 Mbit/s", "any codec", 1, {"tokens_per_s": 70.0, "plan": {"codec": "bf16"}}))
     rows = codec_uplinks.rows(journal, Settings(3, False, tmp_path))
     found = {row.requirement.what: row for row in rows}
-    assert found["1 Mbit/s: proposed / best codec"].values == (0.99,)
+    assert found["1 Mbit/s: proposed / best codec"].values == (1.0,)
     assert found["1 Mbit/s: raw"].values == (50.0, 60.0)
 
 

@@ -156,6 +156,15 @@ def test_a_link_that_carries_less_than_was_measured_is_believed() -> None:
     assert report.measured_tokens_per_s == pytest.approx(report.predicted_tokens_per_s, rel=0.05)
 
 
+def test_short_cores_are_not_blamed_on_a_link() -> None:
+    shared = dataclasses.replace(linked(1.2e6).stages[0], machine="here", cores=2, threads=1, occupies_cores=True)
+    measured = dataclasses.replace(linked(1.2e6), stages=(shared,) * STAGES)
+    keeper = keeper_of(measured)
+    ring = Ring(keeper, dataclasses.replace(measured, links=linked(0.15e6).links))
+    ring.run(windows(keeper, 3))
+    assert keeper.figures.links[0].bytes_per_s == 1.2e6
+
+
 def test_copies_that_take_longer_than_was_measured_are_believed() -> None:
     memory = StageMemory(16, 600, 1 << 16, 10_000, 1e9, 1e9)
     keeper = keeper_of(figures(memory=memory))
