@@ -4,7 +4,8 @@ For every number of microbatches, all numbers of rows per microbatch are looked 
 let a microbatch hold more, so the search ends where even a ring without latency could not beat what was found.
 
 Times vary, and a stage that waits loses what it never gets back. Plans are therefore compared at a *safe* period: hops
-take their 95th percentile, half a microbatch is spare, and copies must be done ahead of the step that needs them. What
+take their 95th percentile, links carry less than on average by the spread of their bandwidth, half a microbatch is
+spare, and copies must be done ahead of the step that needs them. What
 is predicted for the plan afterwards is the mean.
 """
 
@@ -188,7 +189,7 @@ class _Search:
         return candidate, rates.unhindered, on_faster.unhindered
 
     def _rates(self, times: RingTimes, microbatches: int, rows: Array, depth: int, fits: NDArray[np.bool_]) -> _Rates:
-        slot = times.slot_s(COPY_MARGIN / depth)
+        slot = times.slot_s(COPY_MARGIN / depth, spreads=1.0)
         trip = times.trip_s(slot) + times.spread_s + self._spare_s(times, slot)
         carried = np.minimum(rows * microbatches, self._rows)
         period = period_s(microbatches, slot, trip)

@@ -172,6 +172,7 @@ class RingTimes:
             ]
         ).reshape(len(figures.links), hidden.size)
         """[links, rows]"""
+        self._link_spread = np.array([[min(link.bandwidth_spread, 1.0)] for link in figures.links])
         # Measured are the least and the 95th percentile; the mean lies about half way.
         self.latency_s = sum(link.latency_s + link.latency_spread_s / 2 for link in figures.links)
         self.spread_s = sum((link.latency_spread_s / 2) ** 2 for link in figures.links) ** 0.5
@@ -183,6 +184,7 @@ class RingTimes:
         """The same where no link takes longer than the slowest stage."""
         faster = copy.copy(self)
         faster.link_s = np.minimum(self.link_s, self.step_s.max(axis=0))
+        faster._link_spread = np.zeros_like(self._link_spread)
         return faster
 
     @property
@@ -190,10 +192,12 @@ class RingTimes:
         """[stages, rows]"""
         return self._copies.seconds
 
-    def slot_s(self, copy_margin: float = 0.0) -> Array:
-        """[rows]: the busiest resource. Copies are to be done a part of theirs earlier than they must."""
+    def slot_s(self, copy_margin: float = 0.0, spreads: float = 0.0) -> Array:
+        """[rows]: the busiest resource. Copies are to be done a part of theirs earlier than they must; links are slower
+        than on average by so many times the spread of their bandwidth."""
         copies = self.copy_s * (1 + copy_margin)
-        slot: Array = np.vstack([self.step_s, self.link_s, self.core_s, copies]).max(axis=0)
+        links = self.link_s * (1 + spreads * self._link_spread)
+        slot: Array = np.vstack([self.step_s, links, self.core_s, copies]).max(axis=0)
         return slot
 
     def trip_s(self, slot_s: Array) -> Array:

@@ -38,6 +38,14 @@ def test_a_plan_for_slow_links_is_as_good_on_faster_ones(latency_s: float, bytes
         assert tokens_per_s(faster, plan) >= 0.98 * tokens_per_s(faster, best)
 
 
+def test_an_unsteady_link_speaks_for_fewer_bytes() -> None:
+    steady = ring(0.064, 0.85e6)
+    links = tuple(dataclasses.replace(link, bandwidth_spread=0.5) for link in steady.links)
+    unsteady = dataclasses.replace(steady, links=links)
+    chosen = [solve(of, ROWS, max_rows=MAX_ROWS, codecs=("raw", "int8")).codec for of in (steady, unsteady)]
+    assert chosen == ["raw", "int8"]
+
+
 def test_what_the_measured_link_carries_is_not_given_up_for_it() -> None:
     measured = ring(0.256, 400e3)
     plan = solve(measured, ROWS, max_rows=MAX_ROWS)
