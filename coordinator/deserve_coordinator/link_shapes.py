@@ -99,7 +99,7 @@ def load_link_shapes(path: Path, default: LinkShape) -> LinkShapes:
     """Read `path`; `default` holds for what it does not say. Raises `ConfigurationError` naming file and key."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"--links {path}: {error}") from error
     where = f"--links {path}"
     if unknown := sorted(values.keys() - {"default", "node", "link"}):

@@ -23,7 +23,9 @@ _NETWORK_OPTIONS = [
     click.option("--model", default="demo", show_default=True, help="demo, a directory, a GGUF file or a Hub id."),
     click.option("--nodes", default=4, show_default=True, help="Node processes."),
     click.option("--rings", default=1, show_default=True, help="Rings to cut them into; divides --nodes."),
-    click.option("--jitter-ms", default=0.0, show_default=True, help="Uniform, on top of the latency."),
+    click.option(
+        "--jitter-ms", default=0.0, show_default=True, help="Uniform: inline around the latency, netns on top of it."
+    ),
     click.option("--mbit", default=0.0, show_default=True, help="Bandwidth; 0 is unlimited."),
     click.option(
         "--links",
@@ -53,7 +55,7 @@ _NETWORK_OPTIONS = [
         help="What each node lends, e.g. 2GiB, or an amount for each: 2GiB,4GiB,...; default: 0.4 of what is free.",
     ),
     click.option("--threads", default=0, help="Of each node; default: the cores, divided."),
-    click.option("--max-rows", default=0, help="In flight in a ring, at most; default: as a node has it."),
+    click.option("--max-rows", default=0, help="In flight in a ring, 16 to 16384; default: as a node has it."),
     click.option("--kv-memory", default="", help="Of each node's device at most, for KV; default: what weights leave."),
     click.option("--host-memory", default="", help="Of each node, for KV that is swapped; default: none."),
     click.option("--copy-rate", default="", help="Bound on each node's copies between host and device, e.g. 12GB."),

@@ -29,6 +29,10 @@ _MEMORY_SHARE = 0.4
 _MAX_NODE_MEMORY = 8 << 30
 
 
+LEAST_ROWS, MOST_ROWS = 16, 16_384
+"""Of a node's `--max-rows`."""
+
+
 @dataclass(frozen=True)
 class TestnetConfig:
     """Raises UsageError, naming the flag, for what cannot be a testnet."""
@@ -85,6 +89,12 @@ class TestnetConfig:
         for flag, value in (("latency-ms", self.latency_ms), ("jitter-ms", self.jitter_ms), ("mbit", self.mbit)):
             if not 0 <= value < 1e6:
                 raise UsageError(f"--{flag}: cannot be {value}")
+        if self.threads < 0:
+            raise UsageError(f"--threads: cannot be {self.threads}")
+        if self.max_rows and not LEAST_ROWS <= self.max_rows <= MOST_ROWS:
+            raise UsageError(f"--max-rows: from {LEAST_ROWS} to {MOST_ROWS}, not {self.max_rows}")
+        if not self.start_deadline_s > 0:
+            raise UsageError(f"--start-timeout-s: cannot be {self.start_deadline_s}")
         if len(self._memories) not in (1, self.nodes):
             raise UsageError(f"--memory: {len(self._memories)} amounts for {self.nodes} nodes")
         for flag, amount in (
@@ -103,7 +113,10 @@ class TestnetConfig:
         except ValueError as error:
             raise UsageError(f"--plan: {error}") from error
         self._check_links()
-        _ = self.profile, self.differences
+        _ = self.differences
+        stages = self.nodes // self.rings
+        if self.profile is not None and len(self.profile.stages) > stages:
+            raise UsageError(f"--stage-profile: stages[{stages}]: a ring has {stages} stages here")
 
     def _check_links(self) -> None:
         """Raises UsageError where `links` speaks of a node or a place that is not here: it would change nothing."""
@@ -112,12 +125,22 @@ class TestnetConfig:
         named: list[tuple[str, str | int]] = [(f"node[{at}].name", name) for at, name in enumerate(shapes.nodes)]
         for at, rule in enumerate(shapes.rules):
             named += (f"link[{at}].from", rule.origin), (f"link[{at}].to", rule.target)
+            try:
+                check_congestion(rule.congestion)
+            except CongestionError as error:
+                raise UsageError(f"--links {self.links}: link[{at}].congestion: {error}") from error
         names = {f"node-{number}" for number in range(1, members + 1)}
         for key, value in named:
             if isinstance(value, str) and value not in names:
                 raise UsageError(f"--links {self.links}: {key}: {value!r} is no node from node-1 to node-{members}")
             if isinstance(value, int) and value >= stages:
                 raise UsageError(f"--links {self.links}: {key}: no place {value} in a ring of {stages}, counted from 0")
+        for at, rule in enumerate(shapes.rules):
+            if isinstance(rule.origin, int) and isinstance(rule.target, int):
+                onward = (rule.origin + 1) % stages
+                if rule.target != onward:
+                    where = f"--links {self.links}: link[{at}].to"
+                    raise UsageError(f"{where}: in a ring of {stages}, place {rule.origin} sends to {onward}")
 
     @property
     def link_shapes(self) -> LinkShapes:

@@ -84,7 +84,7 @@ class PlanFigures:
             f"predicted {self.predicted_tokens_per_s:.1f} tokens/s, bound by {self.bound}",
             f"measured  {measured}",
         ]
-        if self.predicted_finish_s:
+        if self.predicted_finish_s and self.finish_s:
             lines.append(f"finish    after {self.finish_s:.1f} s, {self.predicted_finish_s:.1f} s were predicted")
         return lines
 

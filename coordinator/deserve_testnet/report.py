@@ -62,8 +62,9 @@ class RunReport:
             f"rows      {self.completed} of {self.rows} completed, {self.failed} failed",
             f"tokens    {self.prompt_tokens} in, {self.completion_tokens} out",
             f"time      {self.elapsed_s:.1f} s, {self.tokens_per_s:.1f} tokens/s (set-up {self.setup_s:.1f} s)",
-            f"in flight {self.microbatches} microbatches of up to {self.rows_per_microbatch} rows",
         ]
+        if self.microbatches:  # a run of less than a second may end unseen
+            lines.append(f"in flight {self.microbatches} microbatches of up to {self.rows_per_microbatch} rows")
         for plan in self.plans:
             lines += plan.lines()
         for number, stage in enumerate(self.stages):

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from deserve_plan.codecs import CODECS
 
+if TYPE_CHECKING:
+    from deserve_plan.figures import RingFigures
+    from deserve_plan.plan import RingPlan
+
 __all__ = ["plan"]
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+class _MeanTokens(click.FloatRange):
+    """A range that has no place for what is no number at all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found: float = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number from {self.min:g} to {self.max:g}.", param, ctx)
+        return found
 
 
 @click.command()
@@ -28,13 +43,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 @click.option(
     "--stage-profile",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="TOML file of what stages take and hold, in place of a model: that of `deserve testnet run`.",
+    help="TOML file of what stages take and hold, in place of a model, as `deserve testnet run` takes it.",
 )
 @click.option(
     "--dtype", type=click.Choice(DTYPES), default="bfloat16", show_default=True, help="Precision of the model."
 )
-@click.option("--prompt-tokens", type=click.FloatRange(1), default=256, show_default=True, help="Mean prompt.")
-@click.option("--new-tokens", type=click.FloatRange(1), default=256, show_default=True, help="Mean generated tokens.")
+@click.option("--prompt-tokens", type=_MeanTokens(1, 1e9), default=256, show_default=True, help="Mean prompt.")
+@click.option("--new-tokens", type=_MeanTokens(1, 1e9), default=256, show_default=True, help="Mean generated tokens.")
 @click.option("--rows", type=click.IntRange(0), default=0, help="Rows of the batch; 0: no end.  [default: 0]")
 @click.option("--max-rows", type=click.IntRange(1), default=4096, show_default=True, help="Rows in flight at most.")
 @click.option(
@@ -62,6 +77,7 @@ def plan(
     from deserve_models.errors import ModelError
     from deserve_node.errors import NodeError
     from deserve_node.paper_rings import PaperRing, from_model, from_profile
+    from deserve_node.timed.profile import ProfileError
     from deserve_plan.figures import Workload
     from deserve_plan.keeper import PlanQuestion
     from deserve_plan.paper import PaperError
@@ -84,6 +100,8 @@ def plan(
         ring = from_profile(nodes, stage_profile) if stage_profile else from_model(nodes, model or "", dtype)
     except ModelError as error:
         _fail(f"--model: {error}")
+    except ProfileError as error:
+        _fail(f"--stage-profile: {error}")
     except (PaperError, NodeError) as error:
         _fail(str(error))
     workload = Workload(prompt_tokens, new_tokens, rows)
@@ -93,12 +111,25 @@ def plan(
     except ValueError as error:
         # Files and amounts are sound by now: what is left is more rows set by hand than a step takes.
         raise click.BadParameter(str(error), param_hint="--set") from error
+    if overrides.swap_pages:
+        _check_swap_pages(ring.figures, found)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found) | {"nodes": ring.names, "layers": ring.layers}))
         return
     from deserve_node.plan_table import table
 
     click.echo(table(ring, workload, found))
+
+
+def _check_swap_pages(figures: RingFigures, found: RingPlan) -> None:
+    """What is swapped has its place in host memory, and the pools theirs on the device."""
+    for number, (stage, pages) in enumerate(zip(figures.stages, found.swap_pages, strict=True)):
+        most = min(
+            stage.memory.host_pages // found.microbatches, stage.memory.device_pages // (found.prefetch_depth + 1)
+        )
+        if pages > most:
+            what = f"swap_pages: stage {number} has room for {most} in each of {found.microbatches} microbatches"
+            raise click.BadParameter(what, param_hint="--set")
 
 
 def _fail(message: str) -> NoReturn:

@@ -50,7 +50,7 @@ def read_paper_file(path: Path, *, costs: bool = True) -> PaperFile:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PaperError(f"{path}: {error}") from error
     for key in values:
         if key not in ("defaults", "link", "nodes", "links"):
@@ -137,6 +137,6 @@ def _checked(kind: str | None, key: str, value: object, where: str) -> object:
         if type(value) is not int or not least <= value < 1 << 20:
             raise PaperError(f"{where}.{key}: {value!r} is not a whole number of at least {least}")
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        raise PaperError(f"{where}.{key}: {value!r} is not a number from 0 to 1e9")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1e-9 <= value < 1e9):
+        raise PaperError(f"{where}.{key}: {value!r} is not a number from 1e-9 to 1e9, nor 0")
     return float(value)

@@ -99,6 +99,14 @@ class PlanOverrides:
         )
 
 
+MOST_BUDGET_MS = 1e9
+_RANGES = {
+    "microbatches": (1, 4096),
+    "rows": (1, 1 << 20),
+    "swap_pages": (0, 1 << 40),
+    "chunks_in_flight": (1, 1 << 20),
+    "whole_prompts": (0, 1),
+}
 _PLANNED = ("microbatches", "rows", "swap_pages", "step_budget_ms")
 
 
@@ -114,12 +122,13 @@ def _amount(key: str, value: str) -> float:
         amount = float(value) if key == "step_budget_ms" else int(value)
     except ValueError:
         raise ValueError(f"{key}: {value!r} is no number") from None
-    least = 0 if key in ("swap_pages", "whole_prompts") else 1
     if key == "step_budget_ms":
-        if not 0 < amount < 1e9:
-            raise ValueError(f"{key}: must be above 0, not {value}")
-    elif not least <= amount < 1 << 40:
-        raise ValueError(f"{key}: must be at least {least}, not {value}")
+        if not 0 < amount < MOST_BUDGET_MS:
+            raise ValueError(f"{key}: must be above 0 and below {MOST_BUDGET_MS:g}, not {value}")
+        return amount
+    least, most = _RANGES[key]
+    if not least <= amount <= most:
+        raise ValueError(f"{key}: must be from {least} to {most}, not {value}")
     return amount
 
 

@@ -172,7 +172,7 @@ class RingTimes:
             ]
         ).reshape(len(figures.links), hidden.size)
         """[links, rows]"""
-        self._link_spread = np.array([[min(link.bandwidth_spread, 1.0)] for link in figures.links])
+        self._link_spread = np.array([min(link.bandwidth_spread, 1.0) for link in figures.links]).reshape(-1, 1)
         # Measured are the least and the 95th percentile; the mean lies about half way.
         self.latency_s = sum(link.latency_s + link.latency_spread_s / 2 for link in figures.links)
         self.spread_s = sum((link.latency_spread_s / 2) ** 2 for link in figures.links) ** 0.5

@@ -49,6 +49,12 @@ def options() -> argparse.Namespace:
         parser.error(f"--bars: {', '.join(unknown)}: there are {', '.join(LETTERS)}")
     if parsed.rounds < 1:
         parser.error("--rounds: at least 1")
+    if not letters:
+        parser.error("--bars: names none")
+    for flag in ("json", "markdown", "plot", "journal"):
+        path: Path | None = getattr(parsed, flag)
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            parser.error(f"--{flag}: {path}: no file can be there")
     parsed.bars = letters
     return parsed
 
@@ -66,6 +72,7 @@ def machine() -> dict[str, Any]:
 async def measure(settings: Settings, letters: list[str], journal: Journal) -> list[str]:
     """Run what is missing; the names of experiments that failed, and of groups that could not say theirs."""
     failed = []
+    found = False
     for group in groups(letters):
         try:
             experiments = group.experiments(settings)
@@ -77,13 +84,14 @@ async def measure(settings: Settings, letters: list[str], journal: Journal) -> l
         for experiment in experiments:
             if settings.only not in experiment.name:
                 continue
+            found = True
             try:
                 await rounds.run(experiment, journal, lambda line: print(line, file=sys.stderr, flush=True))
             except Exception:
                 # The edge of an experiment: what it lacks (vllm, namespaces, memory) the next one may not need.
                 log.exception("%s failed", experiment.name)
                 failed.append(experiment.name)
-    return failed
+    return failed if found or failed else [f"--only {settings.only}: no experiment of these bars"]
 
 
 def main() -> int:

@@ -58,7 +58,15 @@ def test_deserves_setting_is_planned_from_its_profile_and_beats_its_hand_set_pla
         (("--nodes", EXAMPLE, "--model", "demo", "--set", "colour=3"), "--set"),
         (("--nodes", EXAMPLE, "--model", "demo", "--set", "codec=bf16"), "codec is no part"),
         (("--nodes", EXAMPLE, "--model", "demo", "--set", "rows=70000"), "--set: rows: a step takes 65536 tokens"),
+        (
+            ("--nodes", EXAMPLE, "--model", "demo", "--set", "swap_pages=99999999"),
+            "--set: swap_pages: stage 0 has room",
+        ),
+        (("--nodes", EXAMPLE, "--model", "demo", "--set", "microbatches=9999"), "must be from 1 to 4096"),
+        (("--nodes", EXAMPLE, "--model", "demo", "--prompt-tokens", "nan"), "--prompt-tokens"),
+        (("--nodes", EXAMPLE, "--model", "demo", "--new-tokens", "inf"), "--new-tokens"),
         (("--nodes", EXAMPLE, "--stage-profile", EXAMPLE), "unknown key"),
+        (("--nodes", EXAMPLE, "--stage-profile", "/nowhere"), "--stage-profile: /nowhere"),
         (("--nodes", EXAMPLE, "--model", "demo", "--dtype", "int3"), "--dtype"),
     ],
 )

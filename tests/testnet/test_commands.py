@@ -55,11 +55,14 @@ def test_a_ring_of_more_nodes_than_layers_is_refused_before_anything_starts(tiny
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--plan", "rows=0"], "--plan: rows: must be at least 1"),
+        (["--plan", "rows=0"], "--plan: rows: must be from 1 to"),
         (["--memory", "1GiB,2GiB"], "--memory: 2 amounts for 4 nodes"),
         (["--memory", "1GiB,,2GiB,much"], "--memory: 'much'"),
         (["--host-memory", "much"], "--host-memory: 'much'"),
         (["--copy-rate", "fast"], "--copy-rate: 'fast'"),
+        (["--max-rows", "-3"], "--max-rows: from 16 to 16384, not -3"),
+        (["--threads", "-1"], "--threads: cannot be -1"),
+        (["--start-timeout-s", "nan"], "--start-timeout-s: cannot be nan"),
         (["--stage-profile", "none"], "--stage-profile: 'none' is neither a file"),
     ],
 )

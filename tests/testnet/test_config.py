@@ -16,6 +16,9 @@ from deserve_testnet.errors import UsageError
         ("[[node]]\nname = 'node-4'\n[[node]]\nname = 'node-5'\n", r"node\[1\]\.name: 'node-5'"),
         ("[[link]]\nfrom = 'node-1'\nto = 'node-04'\n", r"link\[0\]\.to: 'node-04'"),
         ("[[link]]\nfrom = 2\nto = 0\n", r"link\[0\]\.from: no place 2 in a ring of 2"),
+        ("[[link]]\nfrom = 0\nto = 0\n", r"link\[0\]\.to: in a ring of 2, place 0 sends to 1"),
+        ('[[link]]\nfrom = 0\nto = 1\ncongestion = "fast"\n', r"link\[0\]\.congestion: 'fast' cannot be used here"),
+        ("x = " + "[" * 5000, "maximum recursion"),
         ("[[link]]\nfrom = -1\nto = 0\n", r"link\[0\]\.from: -1"),
     ],
 )

@@ -86,7 +86,7 @@ def load_profile(path: Path) -> RingProfile:
     """Read `path`. Raises `ProfileError` naming file and key."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProfileError(f"{path}: {error}") from error
     for key in values:
         if key not in ("stage", "stages"):
@@ -95,9 +95,7 @@ def load_profile(path: Path) -> RingProfile:
     for key in ("fixed_ms", "token_ms"):
         if key not in common:
             raise ProfileError(f"{path}: stage.{key} is missing")
-    stage = StageProfile(**common)
-    if not (stage.fixed_ms or stage.token_ms):
-        raise ProfileError(f"{path}: stage.fixed_ms: with token_ms 0, too, a step would take no time")
+    stage = _that_takes_time(StageProfile(**common), f"{path}: stage")
     others = values.get("stages", [])
     if not isinstance(others, list):
         raise ProfileError(f"{path}: stages must be tables, written [[stages]]")
@@ -108,8 +106,14 @@ def load_profile(path: Path) -> RingProfile:
         for key in _RING_WIDE:
             if key in changes:
                 raise ProfileError(f"{where}.{key}: is equal for all stages, set it in [stage]")
-        stages.append(replace(stage, **changes))
+        stages.append(_that_takes_time(replace(stage, **changes), where))
     return RingProfile(stage, tuple(stages))
+
+
+def _that_takes_time(stage: StageProfile, where: str) -> StageProfile:
+    if not (stage.fixed_ms or stage.token_ms):
+        raise ProfileError(f"{where}.fixed_ms: with token_ms 0, too, a step would take no time")
+    return stage
 
 
 def _table(value: object, where: str) -> dict[str, Any]:
@@ -132,6 +136,6 @@ def _checked(key: str, value: object, kinds: dict[str, str], where: str) -> obje
         if type(value) is not int or not least <= value < 1 << 40:
             raise ProfileError(f"{where}.{key}: {value!r} is not a whole number of at least {least}")
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        raise ProfileError(f"{where}.{key}: {value!r} is not a number from 0 to 1e9")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1e-9 <= value < 1e9):
+        raise ProfileError(f"{where}.{key}: {value!r} is not a number from 1e-9 to 1e9, nor 0")
     return float(value)

@@ -46,6 +46,13 @@ def test_an_unsteady_link_speaks_for_fewer_bytes() -> None:
     assert chosen == ["raw", "int8"]
 
 
+def test_a_ring_of_one_stage_has_no_link_to_wait_for() -> None:
+    alone = dataclasses.replace(ring(0.064, 1e6), stages=ring(0.064, 1e6).stages[:1], links=())
+    plan = solve(alone, ROWS, max_rows=64)
+    assert plan.predicted is not None
+    assert plan.predicted.bound == "compute of stage 0"
+
+
 def test_what_the_measured_link_carries_is_not_given_up_for_it() -> None:
     measured = ring(0.256, 400e3)
     plan = solve(measured, ROWS, max_rows=MAX_ROWS)

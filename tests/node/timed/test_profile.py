@@ -48,6 +48,7 @@ def test_a_stage_differs_only_where_it_says_so(tmp_path):
         (LEAST + "hidden = 1.5\n", "stage.hidden: 1.5"),
         (LEAST + "dtype = 'int8'\n", "stage.dtype: 'int8'"),
         (LEAST + "[stages]\nfixed_ms = 1\n", r"stages must be tables, written \[\[stages\]\]"),
+        (LEAST + "[[stages]]\nfixed_ms = 0\ntoken_ms = 0\n", r"stages\[0\].fixed_ms: with token_ms 0"),
         (LEAST + "[[stages]]\n[[stages]]\nsize = 1\n", r"stages\[1\]: unknown key 'size'"),
         (LEAST + "[[stages]]\nhidden = 1\n", r"stages\[0\].hidden: is equal for all stages"),
         ("stage = ", "Invalid value"),
