@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def test_batch_help_imports_no_client():
     result = python("-X", "importtime", "-m", "deserve_client.main", "batch", "submit", "--help")
     assert result.returncode == 0
     assert "aiohttp" not in result.stderr
+
+
+def test_help_takes_less_than_300_ms():
+    def once() -> float:
+        start = time.perf_counter()
+        assert python("-m", "deserve_client.main", "--help").returncode == 0
+        return time.perf_counter() - start
+
+    # The best of several: the machine may be busy, the command may not be slow.
+    assert min(once() for _ in range(5)) < 0.3
 
 
 def test_help_lists_every_subcommand():

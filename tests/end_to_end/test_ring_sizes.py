@@ -24,7 +24,7 @@ def mixed_rows(model):
     return rows
 
 
-@pytest.mark.parametrize("nodes", [pytest.param(1, marks=pytest.mark.soak), 2])
+@pytest.mark.parametrize("nodes", [1, 2])
 def test_every_row_comes_back_in_order_with_the_tokens_of_one_machine(nodes, tiny_model, reference_model, tmp_path):
     rows = mixed_rows(tiny_model)
     source, output = write_batch(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"

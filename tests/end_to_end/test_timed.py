@@ -18,7 +18,7 @@ def test_rows_longer_than_the_model_knows_go_through_stages_that_only_take_time(
         row["body"]["ignore_eos"] = True
     source = write_batch(tmp_path / "in.jsonl", rows)
     outputs = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
-    for nodes, output in zip((2, 1), outputs, strict=True):
+    for nodes, output in zip((3, 2), outputs, strict=True):
         done = deserve(
             *("testnet", "run", "--model", tiny_model, "--nodes", nodes, "--latency-ms", 5, "--seed", 1),
             *("--stage-profile", profile, "--input", source, "--output", output, "--json"),

@@ -46,7 +46,7 @@ def served(demo: ModelFiles, prompts: list[str]) -> list[tuple[list[int], list[i
     return [(choice["prompt_token_ids"], choice["token_ids"]) for choice in choices]
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(164, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [32, pytest.param(164, marks=pytest.mark.soak)])
 def test_greedy_tokens_equal_transformers_on_human_eval(demo: ModelFiles, count: int) -> None:
     rows = served(demo, human_eval_prompts(count))
     model = AutoModelForCausalLM.from_pretrained(demo.directory, dtype=torch.float32)
