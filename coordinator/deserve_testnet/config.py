@@ -12,7 +12,7 @@ from deserve_coordinator.link_shapes import LinkShapes, load_link_shapes
 from deserve_network.congestion import check_congestion
 from deserve_network.control_messages import LinkShape
 from deserve_network.errors import CongestionError
-from deserve_node.settings import SettingsError, parse_bytes
+from deserve_node.settings import LEAST_ROWS, MOST_ROWS, SettingsError, parse_bytes
 from deserve_node.timed.profile import ProfileError, RingProfile, load_profile
 from deserve_plan.plan import PlanOverrides
 from deserve_process.cores import usable_cores
@@ -27,10 +27,6 @@ Wan = Literal["inline", "netns"]
 _MEMORY_SHARE = 0.4
 """KV memory is taken only as it is written, so this is a bound; each process has half a GB of libraries besides."""
 _MAX_NODE_MEMORY = 8 << 30
-
-
-LEAST_ROWS, MOST_ROWS = 16, 16_384
-"""Of a node's `--max-rows`."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +110,8 @@ class TestnetConfig:
             raise UsageError(f"--plan: {error}") from error
         self._check_links()
         _ = self.differences
-        stages = self.nodes // self.rings
-        if self.profile is not None and len(self.profile.stages) > stages:
+        stages, profile = self.nodes // self.rings, self.profile
+        if profile is not None and len(profile.stages) > stages:
             raise UsageError(f"--stage-profile: stages[{stages}]: a ring has {stages} stages here")
 
     def _check_links(self) -> None:

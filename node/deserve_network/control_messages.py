@@ -375,7 +375,7 @@ class Stats:
     """These five are the head's alone."""
     plan: PlanReport | None = None
     """Of a head that has begun."""
-    carrier: Annotated[str, Max(MOST_NAME)] = ""
+    carrier: Annotated[str, Max(16)] = ""
     """What the link to the next stage lives on, as `Link.carrier` says."""
 
 

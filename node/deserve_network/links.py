@@ -168,7 +168,7 @@ class Links:
                 )
                 answer = await read_message(stream)
                 if isinstance(answer, Opened):
-                    return _with(shape, await self._opened(link, addresses, stream, answer)), answer
+                    return await _using(shape, await self._opened(link, addresses, stream, answer)), answer
         except TimeoutError:
             await stream.reset()
             raise LinkLost("no answer to the handshake") from None
@@ -244,7 +244,7 @@ class Links:
                     continue
                 link.peer_session_id = request.session
                 await asyncio.sleep(shape.latency_ms / 1e3)
-                return _with(shape, await self._answer(link, stream, request)), request
+                return await _using(shape, await self._answer(link, stream, request)), request
             except LinkRefused:
                 raise
             except NetworkError:
@@ -289,11 +289,12 @@ class _Expected:
             await self.link.drop_stream()
 
 
-def _with(shape: LinkShape, stream: ByteStream) -> ByteStream:
-    """Raises `LinkRefused` where this end cannot use the link as it is to be used."""
+async def _using(shape: LinkShape, stream: ByteStream) -> ByteStream:
+    """The stream, with TCP as `shape` has it. Ends it and raises `LinkRefused` where this end has no such TCP."""
     try:
         stream.use_congestion(shape.congestion)
     except CongestionError as error:
+        await stream.reset()
         raise LinkRefused(f"congestion: {error}") from error
     return stream
 

@@ -19,10 +19,21 @@ from deserve_process.errors import AddressInvalid, SecretUnusable
 from deserve_process.listen_address import parse_host_port
 from deserve_process.secret_file import read_secret
 
-__all__ = ["AMOUNTS", "NodeSettings", "SettingsError", "load_settings", "parse_bytes", "read_join_token"]
+__all__ = [
+    "AMOUNTS",
+    "LEAST_ROWS",
+    "MOST_ROWS",
+    "NodeSettings",
+    "SettingsError",
+    "load_settings",
+    "parse_bytes",
+    "read_join_token",
+]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _MOST_BYTES = 2**60
+LEAST_ROWS, MOST_ROWS = 16, 16_384
+"""In flight, as head."""
 AMOUNTS = {
     "memory": "memory_bytes",
     "kv_memory": "kv_memory_bytes",
@@ -169,7 +180,7 @@ def _check(settings: NodeSettings) -> None:
         ("page_tokens", 1, 1024),
         ("threads", 0, 4096),
         ("tensor_port", 0, 65535),
-        ("max_rows", 16, 16384),
+        ("max_rows", LEAST_ROWS, MOST_ROWS),
         ("token_budget", 16, 16384),
     ):
         if not least <= getattr(settings, key) <= most:

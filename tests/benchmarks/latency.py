@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import platform
 import sys
 import tempfile
@@ -25,6 +24,8 @@ from bars import report, rounds, setting_of_deserve
 from bars.catalogue import LETTERS, groups
 from bars.group import Settings
 from bars.journal import Journal
+
+from deserve_process.cores import usable_cores
 
 log = logging.getLogger("latency")
 
@@ -65,8 +66,12 @@ def machine() -> dict[str, Any]:
     if cpuinfo.exists():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": model, "cores": cores, "python": platform.python_version(), "system": platform.system()}
+    return {
+        "processor": model,
+        "cores": usable_cores(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
 
 
 async def measure(settings: Settings, letters: list[str], journal: Journal) -> list[str]:

@@ -12,6 +12,7 @@ from deserve_network.byte_stream import Buffer
 from deserve_network.control_messages import LinkShape
 from deserve_network.emulation import Line
 from deserve_network.outlet import COALESCE_BYTES, COALESCE_S, Outlet
+from deserve_plan import steady
 
 
 class Recorded:
@@ -129,3 +130,7 @@ async def test_asking_for_less_company_releases_what_waits() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert stream.writes == [[b"waits"]]
+
+
+def test_a_plan_counts_on_the_wait_for_company_that_there_is() -> None:
+    assert steady.COALESCE_S == COALESCE_S

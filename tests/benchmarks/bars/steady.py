@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 from bars.ring_status import NotSteady, RingStatus, cpu_s, ring_status
 from deserve_client.api import CoordinatorClient
 from deserve_client.settings import Settings as ClientSettings
+from deserve_process.cores import usable_cores
 from deserve_testnet.prompts.synthetic import synthetic_rows, write_rows
 from deserve_testnet.testnet import Testnet
 
@@ -100,7 +100,7 @@ class Window:
             "tokens_per_s": (last["completion_tokens"] - first["completion_tokens"]) / seconds,
             "seconds": seconds,
             "fill_s": self.fill_s,
-            "cpu_share": self.cpu_s / seconds / len(os.sched_getaffinity(0)),
+            "cpu_share": self.cpu_s / seconds / usable_cores(),
             "rows_active": last["rows_active"],
             "microbatches": last["microbatches"],
             "rows_per_microbatch": last["rows_per_microbatch"],
