@@ -14,6 +14,7 @@ from deserve_network.control_messages import Assign, Begin, ModelRef, Release, S
 __all__ = [
     "Action",
     "Event",
+    "Failure",
     "Fleet",
     "Member",
     "NodeFailed",
@@ -78,6 +79,16 @@ class Policy:
     longest_rest_s: float = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an epoch of a ring could not go on, and at which node; for whoever wonders why nothing moves."""
+
+    ring: str
+    epoch: int
+    node: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Fleet:
     """Nodes by peer id in the order they joined, rings by id, and ring ids to use again with their next epoch."""
@@ -87,6 +98,8 @@ class Fleet:
     rings: dict[str, Ring] = field(default_factory=dict)
     vacant: tuple[tuple[str, int], ...] = ()
     made: int = 0
+    failures: tuple[Failure, ...] = ()
+    """The last few, the oldest first. Nodes that left are none."""
 
     def ring_of(self, peer_id: str) -> Ring | None:
         for ring in self.rings.values():

@@ -1,5 +1,6 @@
-"""The body of /v1/network, all from the last Stats: who is there, which rings serve, how busy each stage is, and each
-ring's plan beside what was measured. A stage counts from its `since_begin_s` ago, by its own clock.
+"""The body of /v1/network, all from the last Stats: who is there, which rings serve, how busy each stage is, each
+ring's plan beside what was measured, and why rings failed. A stage counts from its `since_begin_s` ago, by its own
+clock.
 """
 
 from __future__ import annotations
@@ -73,4 +74,5 @@ def network_object(fleet: Fleet, stats: Mapping[str, Stats]) -> dict[str, Any]:
         "model": fleet.policy.model.id,
         "nodes": [_node(member, fleet) for member in fleet.nodes.values()],
         "rings": [_ring(ring, stats) for ring in fleet.rings.values()],
+        "failures": [asdict(failure) for failure in fleet.failures],
     }

@@ -14,6 +14,7 @@ from deserve_coordinator.errors import PlanError
 from deserve_coordinator.fleet import (
     Action,
     Event,
+    Failure,
     Fleet,
     Member,
     NodeFailed,
@@ -32,6 +33,9 @@ from deserve_coordinator.planner import arrange, choose, cut, holds_a_layer
 from deserve_network.control_messages import Assign, Begin, Release, StagePlace, StageReady
 
 __all__ = ["apply"]
+
+_KEPT_FAILURES = 32
+_SLOW = "not ready within the deadline"
 
 
 def apply(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, list[Action]]:
@@ -101,7 +105,7 @@ def _fail(fleet: Fleet, event: NodeFailed, now: float, actions: list[Action]) ->
     if ring is None or ring.epoch != event.epoch or ring.place_of(event.peer_id) is None:
         return fleet
     blamed = event.suspect if ring.place_of(event.suspect) is not None else event.peer_id
-    fleet = _rest(fleet, blamed, now)
+    fleet = _note(_rest(fleet, blamed, now), ring, event.peer_id, event.reason)
     return _dissolve(fleet, ring, event.reason, now, actions, failed=True)
 
 
@@ -114,7 +118,8 @@ def _unstick(fleet: Fleet, event: RingStuck, now: float, actions: list[Action]) 
     head = fleet.nodes[ring.stages[0].peer_id]
     head = replace(head, failures=head.failures + 1, rests_until_s=now + fleet.policy.longest_rest_s)
     fleet = replace(fleet, nodes={**fleet.nodes, head.peer_id: head})
-    return _dissolve(fleet, ring, "no progress for as long as a lease lasts", now, actions, failed=True)
+    reason = "no progress for as long as a lease lasts"
+    return _dissolve(_note(fleet, ring, head.peer_id, reason), ring, reason, now, actions, failed=True)
 
 
 def _end_slow_loads(fleet: Fleet, now: float, actions: list[Action]) -> Fleet:
@@ -122,9 +127,14 @@ def _end_slow_loads(fleet: Fleet, now: float, actions: list[Action]) -> Fleet:
         if not ring.serving and now - ring.began_s > fleet.policy.load_deadline_s:
             for place, ready in zip(ring.stages, ring.ready, strict=True):
                 if ready is None:
-                    fleet = _rest(fleet, place.peer_id, now)
-            fleet = _dissolve(fleet, ring, "not ready within the deadline", now, actions)
+                    fleet = _note(_rest(fleet, place.peer_id, now), ring, place.peer_id, _SLOW)
+            fleet = _dissolve(fleet, ring, _SLOW, now, actions)
     return fleet
+
+
+def _note(fleet: Fleet, ring: Ring, peer_id: str, reason: str) -> Fleet:
+    failure = Failure(ring.id, ring.epoch, fleet.nodes[peer_id].name, reason)
+    return replace(fleet, failures=(*fleet.failures, failure)[-_KEPT_FAILURES:])
 
 
 def _rest(fleet: Fleet, peer_id: str, now: float) -> Fleet:

@@ -10,6 +10,7 @@ from deserve_client.api import TERMINAL_STATUSES
 from deserve_client.outcome import fault_lines
 from deserve_client.progress import BatchSource
 from deserve_testnet.errors import UsageError
+from deserve_testnet.repeated_failure import RepeatedFailure
 from deserve_testnet.report import Load
 
 __all__ = ["JoinedBatches"]
@@ -30,6 +31,7 @@ class JoinedBatches:
         self.latest: tuple[Json, ...] = ()
         self.load = Load()
         self.last_row_s: float | None = None
+        self._failure = RepeatedFailure()
         self._source = source
         self._clock = clock
 
@@ -53,7 +55,9 @@ class JoinedBatches:
         }
 
     async def network(self) -> Json:
+        """Raises TestnetError where rings fail again and again for the same reason."""
         view = await self._source.network()
+        self._failure.look(view)
         self.load.add(view)
         return view
 

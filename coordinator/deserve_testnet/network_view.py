@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from deserve_testnet.errors import TestnetError
+from deserve_testnet.repeated_failure import RepeatedFailure
 
 if TYPE_CHECKING:
     import aiohttp
@@ -51,9 +52,14 @@ class NetworkView:
             raise TestnetError(f"the coordinator gave no answer in {_REQUEST_DEADLINE_S:.0f} s") from error
 
     async def until_serving(self, rings: int) -> dict[str, Any]:
-        """Wait without a deadline until at least `rings` rings serve; the caller sets the deadline."""
+        """Wait without a deadline until at least `rings` rings serve; the caller sets the deadline.
+
+        Raises TestnetError where they fail again and again for the same reason.
+        """
+        failure = RepeatedFailure()
         while True:
             view = await self.read()
             if sum(ring["state"] == "serving" for ring in view["rings"]) >= rings:
                 return view
+            failure.look(view)
             await asyncio.sleep(_POLL_S)

@@ -208,11 +208,15 @@ class Daemon:
         self._serving = asyncio.create_task(self._serve(member, channel), name=f"ring {assign.ring}")
 
     async def _begin(self, member: RingMember, begin: Begin, channel: Channel) -> None:
+        """What a ring begins with is reckoned from what others measured; a fault in that ends only the membership."""
         try:
             await member.begin(begin)
-        except AssignmentError as error:
-            log.warning("ring %s: %s", begin.ring, error)
-            await channel.send(StageFailed(begin.ring, begin.epoch, member.assign.stage, str(error)))
+        except Exception as error:
+            self.ring_failures += 1
+            failure = member.failure(error)
+            unexpected = None if isinstance(error, AssignmentError) else error
+            log.log(logging.WARNING, "ring %s: %s", begin.ring, failure.reason, exc_info=unexpected)
+            await channel.send(failure)
 
     async def _serve(self, member: RingMember, channel: Channel) -> None:
         """The membership's life; a failure of any kind is reported and ends only the membership."""

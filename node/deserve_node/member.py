@@ -50,7 +50,7 @@ from deserve_node.ring.scheduler import Scheduler
 from deserve_node.ring.stage import Stage, Tail
 from deserve_node.timed.profile import RingProfile
 from deserve_node.timed.stage import timed_stage
-from deserve_plan.plan import PlanOverrides
+from deserve_plan.plan import PlanOverrides, Unplannable
 from deserve_process.cores import usable_cores
 from deserve_text.tokenizer import TextModel
 
@@ -217,7 +217,7 @@ class RingMember:
                 step_tokens=step_tokens,
                 overrides=lending.overrides,
             )
-        except ValueError as error:
+        except Unplannable as error:
             raise AssignmentError(f"Begin cannot be planned for: {error}") from error
         if not self._may_begin():
             return  # closed, or told twice, while it was solved

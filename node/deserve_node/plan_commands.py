@@ -81,7 +81,7 @@ def plan(
     from deserve_plan.figures import Workload
     from deserve_plan.keeper import PlanQuestion
     from deserve_plan.paper import PaperError
-    from deserve_plan.plan import PlanOverrides
+    from deserve_plan.plan import PlanOverrides, Unplannable
     from deserve_plan.solve import STEP_TOKENS
 
     if (model is None) == (stage_profile is None):
@@ -108,7 +108,7 @@ def plan(
     question = PlanQuestion(ring.figures, workload, max_rows, allowed, STEP_TOKENS, overrides)
     try:
         found = question.solve()
-    except ValueError as error:
+    except Unplannable as error:
         # Files and amounts are sound by now: what is left is more rows set by hand than a step takes.
         raise click.BadParameter(str(error), param_hint="--set") from error
     if overrides.swap_pages:

@@ -17,7 +17,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from deserve_plan.figures import RingFigures, Workload
-from deserve_plan.plan import PlanOverrides, Prediction, RingPlan
+from deserve_plan.plan import PlanOverrides, Prediction, RingPlan, Unplannable
 from deserve_plan.predict import predict, rows_in_flight
 from deserve_plan.refine import FigureRefiner
 from deserve_plan.rows import RowStatistics
@@ -54,7 +54,7 @@ class PlanQuestion:
     overrides: PlanOverrides
 
     def solve(self) -> RingPlan:
-        """The best plan, but for what is set by hand. Raises `ValueError` where a stage has no memory for KV, and for
+        """The best plan, but for what is set by hand. Raises `Unplannable` where a stage has no memory for KV, and for
         more rows than a step takes tokens."""
         figures, workload = self.figures, self.workload
         plan = solve(figures, workload, max_rows=self.max_rows, codecs=self.codecs, step_tokens=self.step_tokens)
@@ -62,7 +62,7 @@ class PlanQuestion:
             return plan
         plan = self.overrides.applied_to(plan)
         if plan.rows_per_microbatch > self.step_tokens:
-            raise ValueError(f"rows: a step takes {self.step_tokens} tokens here, not {plan.rows_per_microbatch}")
+            raise Unplannable(f"rows: a step takes {self.step_tokens} tokens here, not {plan.rows_per_microbatch}")
         if self.overrides.step_budget_ms is None:
             # The planner's budget was for its own number of rows.
             rows, _ = rows_in_flight(figures, workload, dataclasses.replace(plan, step_budget_s=0.0), self.max_rows)

@@ -6,7 +6,11 @@ from dataclasses import dataclass, fields, replace
 
 from deserve_plan.codecs import CODECS
 
-__all__ = ["PlanOverrides", "Prediction", "RingPlan"]
+__all__ = ["PlanOverrides", "Prediction", "RingPlan", "Unplannable"]
+
+
+class Unplannable(ValueError):
+    """There is no plan for these figures and overrides; the text names which, and why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import numpy as np
 from deserve_plan.figures import RingFigures, Workload
 from deserve_plan.finish import finish_s
 from deserve_plan.memory import planned_copies, rows_held
-from deserve_plan.plan import Prediction, RingPlan
+from deserve_plan.plan import Prediction, RingPlan, Unplannable
 from deserve_plan.steady import MeanLoad, RingTimes, mean_step_s, period_s, step_costs
 
 __all__ = ["predict", "rows_in_flight"]
@@ -17,7 +17,7 @@ def predict(figures: RingFigures, workload: Workload, plan: RingPlan, *, max_row
     """Steady state under `plan`, whose own `predicted` is not looked at, with at most `max_rows` rows (0: any number).
 
     Fewer rows than planned run where KV memory, the step budget or the workload's rows do not carry more. Raises
-    `ValueError` where plan, stages and links do not belong together.
+    `Unplannable` where plan, stages and links do not belong together.
     """
     _check(figures, plan)
     rows, limit = rows_in_flight(figures, workload, plan, max_rows)
@@ -75,9 +75,9 @@ def _busiest(times: RingTimes) -> str:
 def _check(figures: RingFigures, plan: RingPlan) -> None:
     stages = len(figures.stages)
     if len(plan.swap_pages) != stages:
-        raise ValueError(f"swap_pages: {len(plan.swap_pages)} for {stages} stages")
+        raise Unplannable(f"swap_pages: {len(plan.swap_pages)} for {stages} stages")
     if len(figures.links) != (stages if stages > 1 else 0):
-        raise ValueError(f"links: {len(figures.links)} for {stages} stages")
+        raise Unplannable(f"links: {len(figures.links)} for {stages} stages")
     for name in ("microbatches", "rows_per_microbatch", "prefetch_depth", "coalesce"):
         if getattr(plan, name) < 1:
-            raise ValueError(f"{name}: {getattr(plan, name)} is less than 1")
+            raise Unplannable(f"{name}: {getattr(plan, name)} is less than 1")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from deserve_plan.figures import RingFigures, Workload
 from deserve_plan.memory import copies, row_pages, rows_held, swap_for
-from deserve_plan.plan import RingPlan
+from deserve_plan.plan import RingPlan, Unplannable
 from deserve_plan.predict import predict
 from deserve_plan.steady import MeanLoad, RingTimes, full_step_s, period_s, step_costs
 
@@ -94,7 +94,7 @@ def solve(
 
     `codecs` are those that may be used, the one that changes least first; `max_rows` bounds the rows in flight and
     `step_tokens` the tokens of a step. Where memory has no head-room for one mean row, rows run one at a time. Raises
-    `ValueError` for sizes below 1, naming them.
+    `Unplannable` for sizes below 1, naming them.
     """
     _check(figures, workload, max_rows, step_tokens)
     best: _Candidate | None = None
@@ -103,7 +103,7 @@ def solve(
         if best is None or found.tokens_per_s > best.tokens_per_s * (1 + CODEC_TIE):
             best = found
     if best is None:
-        raise ValueError("codecs: none is allowed")
+        raise Unplannable("codecs: none is allowed")
     plan = dataclasses.replace(best.plan, predicted=predict(figures, workload, best.plan, max_rows=max_rows))
     return _with_reason(plan, figures, workload, min(max_rows, workload.rows or max_rows))
 
@@ -274,7 +274,7 @@ def _check(figures: RingFigures, workload: Workload, max_rows: int, step_tokens:
         ("prompt_tokens", workload.prompt_tokens),
     ):
         if value < 1:
-            raise ValueError(f"{name}: {value} is less than 1")
+            raise Unplannable(f"{name}: {value} is less than 1")
     for index, stage in enumerate(figures.stages):
         if stage.memory.device_pages < 1:
-            raise ValueError(f"stage {index}: device_pages: {stage.memory.device_pages} is less than 1")
+            raise Unplannable(f"stage {index}: device_pages: {stage.memory.device_pages} is less than 1")

@@ -55,9 +55,10 @@ def test_byte_fallback_text_equals_decode_of_the_whole(byte_fallback, text):
 @given(st.lists(st.integers(2, 390), max_size=30))
 @settings(deadline=None)
 def test_any_tokens_equal_decode_of_the_whole_but_for_half_a_character(byte_level, ids):
+    """Half of it can be two replacement characters: ED A0 begins a surrogate, which is none of UTF-8."""
     text = run(byte_level, ids).text
     whole = byte_level._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    assert whole in (text, text + "�")
+    assert whole in (text, text + "�", text + "��")
 
 
 @given(TEXTS)
