@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCE_ROOTS = ["kernels", "node", "coordinator"]
+SOURCE_ROOTS = ["kernels", "ledger", "node", "coordinator"]
 PACKAGES = sorted(path for root in SOURCE_ROOTS for path in (ROOT / root).glob("deserve_*") if path.is_dir())
 
 
