@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from blake3 import blake3
 from torch import Tensor
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "gumbel_of",
     "noise_bits",
     "paged_attention",
+    "project",
     "rms_norm",
     "rotate",
     "silu_mul",
@@ -158,3 +160,15 @@ def gumbel_of(seed: Tensor, position: Tensor, tokens: Tensor) -> Tensor:
 def gumbel(seed: Tensor, position: Tensor, vocab: int) -> Tensor:
     """See `deserve_kernels.noise.gumbel`."""
     return gumbel_of(seed, position, torch.arange(vocab, device=seed.device))
+
+
+def project(hidden: Tensor, seed: bytes) -> Tensor:
+    """See `deserve_kernels.fingerprints.project`; in fp64."""
+    width = hidden.shape[1]
+    drawn = int.from_bytes(blake3(b"deserve-net/fingerprint/signs/1", key=seed).digest(length=width * 2), "little")
+    out: Tensor = torch.zeros(hidden.shape[0], 16, dtype=torch.float64, device=hidden.device)
+    for index in range(width):
+        for column in range(16):
+            sign = 1 if drawn >> (index * 16 + column) & 1 else -1
+            out[:, column] += sign * hidden[:, index].double()
+    return out.div(width**0.5).float()
