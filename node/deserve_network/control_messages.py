@@ -3,6 +3,7 @@
 The node opens the stream and speaks first: Hello -> Welcome -> Offer. From then on the coordinator sends Assign,
 Begin, Lease, Recall, Cancel and Release; the node answers StageReady or StageFailed, and the head of a ring asks for
 rows and returns results. A head keeps every `RowsDone` until the `RowsStored` that names it: nothing finished is lost.
+What is said about money is in `money_messages`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from deserve_network.congestion import MOST_NAME
+from deserve_network.money_messages import (
+    Account,
+    CreditNote,
+    LedgerRef,
+    Prices,
+    Receipts,
+    ReceiptsStored,
+    WorkLabel,
+)
 from deserve_network.ring_messages import MAX_CONTEXT, SampledToken
 from deserve_network.schema import Max, Table
 
@@ -59,6 +69,8 @@ class Welcome:
     version: int
     model: ModelRef
     stats_interval_s: float
+    ledger: LedgerRef | None = None
+    """Where work is paid; nil: nothing is paid here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,9 @@ class Offer:
     edge_bytes: int
     """Embedding, or output head with norm, whichever is larger; 0 counted once where they are tied."""
     kv_bytes_per_token_layer: int
+    account: Account | None = None
+    """Who is paid for this node's work; nil: nobody, it works for nothing."""
+    prices: Prices | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +253,8 @@ class LeasedRow:
     """Token log of an earlier attempt."""
     codec: Annotated[str, Max(32)] = "raw"
     """How this row's hidden states cross links: fixed for its job when that started."""
+    work: WorkLabel | None = None
+    """What its work is booked under; nil: nobody pays for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +416,9 @@ CONTROL = Table(
         15: Cancel,
         16: Stats,
         17: Recall,
+        18: Receipts,
+        19: ReceiptsStored,
+        20: CreditNote,
     },
     max_bytes=64 << 20,
 )

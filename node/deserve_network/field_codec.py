@@ -25,20 +25,24 @@ __all__ = ["DEFAULT_MAX", "FieldCodec", "Max", "Min", "decode_fields", "encode_f
 
 @dataclass(frozen=True)
 class Max:
-    """Upper limit of a field: characters of a str, bytes of a bytes, items of a tuple, magnitude of an int."""
+    """Upper limit of a field: characters of a str, bytes of a bytes, items of a tuple, magnitude of an int.
+
+    An int with a limit that 64 bits do not hold is an amount of money: not negative, 16 bytes on the wire, big-endian.
+    """
 
     limit: int
 
 
 @dataclass(frozen=True)
 class Min:
-    """Lower limit of an int; where there is none, its upper one negated."""
+    """Lower limit of an int, where there is none its upper one negated; or the least number of bytes of a bytes."""
 
     limit: int
 
 
 DEFAULT_MAX: dict[object, int] = {str: 1024, bytes: 4096, tuple: 4096, int: 2**63 - 1}
 _REQUIRED = object()
+_AMOUNT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,8 @@ def _codec_of(annotation: Any, limit: int | None = None, least: int | None = Non
         return _one_by_one(encode, decode)
     if annotation in (int, float, str, bytes, bool):
         most = DEFAULT_MAX.get(annotation, 0) if limit is None else limit
+        if annotation is int and most >= 2**64:
+            return _amount(most)
         return _scalar(annotation, most, -most if least is None else least)
     raise TypeError(f"{annotation!r} cannot be a message field")
 
@@ -129,6 +135,8 @@ def _scalar(kind: type, limit: int, least: int) -> FieldCodec:
             raise SchemaError(f"{where}: not a finite number")
         if kind in (str, bytes) and len(value) > limit:
             raise SchemaError(f"{where}: {len(value)} long, at most {limit}")
+        if kind is bytes and len(value) < least:
+            raise SchemaError(f"{where}: {len(value)} long, at least {least}")
         return value
 
     def sound(column: list[Any]) -> bool:
@@ -136,7 +144,7 @@ def _scalar(kind: type, limit: int, least: int) -> FieldCodec:
             return bool(max(column) <= limit and min(column) >= least)
         if kind is float:
             return all(map(math.isfinite, column))
-        return kind is bool or max(map(len, column)) <= limit
+        return kind is bool or (max(map(len, column)) <= limit and min(map(len, column)) >= least)
 
     def decode_column(column: list[Any], where: str) -> Sequence[Any]:
         if set(map(type, column)) == {kind} and sound(column):
@@ -144,6 +152,23 @@ def _scalar(kind: type, limit: int, least: int) -> FieldCodec:
         return [decode(value, where) for value in column]
 
     return FieldCodec(_identity, decode, _identity, decode_column)
+
+
+def _amount(limit: int) -> FieldCodec:
+    def encode(value: Any) -> bytes:
+        if type(value) is not int or not 0 <= value <= limit:
+            raise SchemaError(f"expected an amount from 0 to {limit}, got {value!r}")
+        return value.to_bytes(_AMOUNT_BYTES, "big")
+
+    def decode(value: Any, where: str) -> int:
+        if type(value) is not bytes or len(value) != _AMOUNT_BYTES:
+            raise SchemaError(f"{where}: expected an amount, {_AMOUNT_BYTES} bytes")
+        amount = int.from_bytes(value, "big")
+        if amount > limit:
+            raise SchemaError(f"{where}: {amount} exceeds {limit}")
+        return amount
+
+    return _one_by_one(encode, decode)
 
 
 def _optional(inner: FieldCodec) -> FieldCodec:

@@ -40,13 +40,18 @@ def _describe(annotation: Any, limit: int | None = None, least: int | None = Non
     if dataclasses.is_dataclass(annotation):
         return annotation.__name__, ""
     most = default_limit(annotation) if limit is None else limit
-    words = {str: f"{most} characters", bytes: f"{most} bytes", int: _range(most, least)}
+    size = (
+        f"{most} bytes" if least is None else f"exactly {most} bytes" if least == most else f"{least} to {most} bytes"
+    )
+    words = {str: f"{most} characters", bytes: size, int: _range(most, least)}
     return annotation.__name__, words.get(annotation, "finite" if annotation is float else "")
 
 
 def _range(most: int, least: int | None) -> str:
+    if most >= 2**64:
+        return f"{most.bit_length()}-bit amount, 16 bytes"
     if least is not None:
-        return f"{least} to {most}"
+        return f"{least} to {most}" if most < 2**63 - 1 else f"{least} to 64-bit"
     return "64-bit" if most >= 2**63 - 1 else f"±{most}"
 
 

@@ -35,7 +35,20 @@ class Bounded:
     ports: Annotated[tuple[Annotated[int, Min(1), Max(65535)], ...], Max(3)] = ()
 
 
-TABLE = Table("test", {1: Outer, 2: Inner, 3: Bounded}, max_bytes=400)
+@dataclass(frozen=True, slots=True)
+class Owed:
+    amount: Annotated[int, Max(2**128 - 1)]
+    key: Annotated[bytes, Min(4), Max(4)]
+    keys: Annotated[tuple[Annotated[bytes, Min(2), Max(4)], ...], Max(3)] = ()
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Debts:
+    owed: Annotated[tuple[Owed, ...], Max(3)]
+
+
+TABLE = Table("test", {1: Outer, 2: Inner, 3: Bounded, 4: Owed, 5: Debts}, max_bytes=400)
 
 inners = st.builds(
     Inner,
@@ -65,7 +78,7 @@ def test_arbitrary_bytes_are_a_message_or_a_schema_error(data: bytes) -> None:
         message = TABLE.decode(data)
     except SchemaError:
         return
-    assert type(message) in (Outer, Inner)
+    assert type(message) in (Outer, Inner, Bounded, Owed, Debts)
 
 
 @pytest.mark.parametrize(
@@ -145,3 +158,39 @@ def test_an_oversized_message_is_refused_on_both_sides() -> None:
 def test_a_class_outside_the_table_is_refused() -> None:
     with pytest.raises(SchemaError, match="str is no message of test"):
         TABLE.encode("text")
+
+
+KEYS = st.binary(min_size=2, max_size=4)
+OWED = st.builds(
+    Owed, st.integers(0, 2**128 - 1), st.binary(min_size=4, max_size=4), st.lists(KEYS, max_size=3).map(tuple)
+)
+
+
+@given(st.lists(OWED, max_size=3))
+def test_an_amount_of_money_travels_in_128_bits(owed: list[Owed]) -> None:
+    assert TABLE.decode(TABLE.encode(Debts(tuple(owed)))) == Debts(tuple(owed))
+
+
+AMOUNT = bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([4, 5, b"four", [], 0], "Owed.amount: expected an amount"),
+        ([4, bytes(15), b"four", [], 0], "Owed.amount: expected an amount"),
+        ([4, AMOUNT, b"two", [], 0], "Owed.key: 3 long, at least 4"),
+        ([4, AMOUNT, b"four", [b"okay", b"1"], 0], "Owed.keys: 1 long, at least 2"),
+        ([5, [[AMOUNT, AMOUNT], [b"four", b"two"], None, None]], "Debts.owed.key: 3 long, at least 4"),
+        ([5, [[AMOUNT, 7], [b"four", b"four"], None, None]], "Debts.owed.amount: expected an amount"),
+    ],
+)
+def test_what_is_no_amount_or_too_short_is_named(value: object, message: str) -> None:
+    with pytest.raises(SchemaError, match=message):
+        TABLE.decode(msgpack.packb(value))
+
+
+@pytest.mark.parametrize("amount", [-1, 2**128, 1.0, True])
+def test_no_amount_is_sent_that_does_not_fit(amount: int) -> None:
+    with pytest.raises(SchemaError, match="expected an amount"):
+        TABLE.encode(Owed(amount, b"four"))
