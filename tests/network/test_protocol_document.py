@@ -13,6 +13,7 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
+from deserve_network.audit_messages import AUDIT
 from deserve_network.control_messages import CONTROL
 from deserve_network.framing import Kind
 from deserve_network.link_messages import LINK
@@ -98,7 +99,7 @@ def tables(table: Table) -> str:
 
 
 def sections() -> dict[str, str]:
-    return {table.name: tables(table) for table in (LINK, RING, CONTROL)}
+    return {table.name: tables(table) for table in (LINK, RING, CONTROL, AUDIT)}
 
 
 def _section(name: str) -> re.Pattern[str]:
