@@ -25,6 +25,7 @@ __all__ = [
     "AuditReveal",
     "AuditTask",
     "ChunkProof",
+    "ChunkSpan",
     "DrawnFrom",
     "EvidenceHeader",
     "EvidencePart",
@@ -32,7 +33,6 @@ __all__ = [
     "NoEvidence",
     "RevealRequest",
     "RowEvidence",
-    "StepSpan",
     "TailEvidence",
 ]
 
@@ -79,10 +79,10 @@ class EvidenceRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class StepSpan:
-    """`count` tokens of the row from position `start` that one step of the ring computed, and that step's seed."""
+class ChunkSpan:
+    """`count` tokens of the row from position `start` that one chunk of steps computed, and that chunk's seed."""
 
-    step: Count
+    chunk: Count
     start: Count
     count: Annotated[int, Min(1)]
     seed: Bytes32
@@ -106,7 +106,8 @@ class RowEvidence:
     """All that a replay needs: layers [first, last) over the row's inputs must give its fingerprints.
 
     The parts that follow hold the inputs of all spans, `token_bytes` each, in order, then their fingerprints, float32
-    [tokens, 16], little-endian. Inputs are as they crossed the wire, packed by `codec`; at the head they are int32 ids.
+    [tokens, 16], little-endian; the tail has none. Inputs are as they crossed the wire, packed by `codec`; at the head
+    that is "ids", int32.
     """
 
     first: Count
@@ -115,7 +116,7 @@ class RowEvidence:
     dtype: Annotated[str, Max(16)]
     """Of the hidden states that the wire bytes decode to."""
     token_bytes: Annotated[int, Min(1)]
-    spans: Annotated[tuple[StepSpan, ...], Max(MAX_SPANS)]
+    spans: Annotated[tuple[ChunkSpan, ...], Max(MAX_SPANS)]
     tail: TailEvidence | None = None
 
     @property
@@ -124,7 +125,8 @@ class RowEvidence:
 
     @property
     def body_bytes(self) -> int:
-        return self.tokens * (self.token_bytes + PRINT_BYTES)
+        """Of the parts together."""
+        return self.tokens * (self.token_bytes + (PRINT_BYTES if self.tail is None else 0))
 
 
 @dataclass(frozen=True, slots=True)

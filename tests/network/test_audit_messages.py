@@ -10,13 +10,13 @@ from deserve_network.audit_messages import (
     AUDIT,
     MAX_PART_BYTES,
     AuditTask,
+    ChunkSpan,
     EvidencePart,
     RowEvidence,
-    StepSpan,
 )
 from deserve_network.errors import SchemaError
 
-SPANS = (StepSpan(3, 0, 5, b"s" * 32), StepSpan(4, 5, 1, b"t" * 32))
+SPANS = (ChunkSpan(3, 0, 5, b"s" * 32), ChunkSpan(4, 5, 1, b"t" * 32))
 EVIDENCE = RowEvidence(0, 4, "raw", "float32", 2304, SPANS)
 TASK = AuditTask(b"a" * 16, 60.0, EVIDENCE)
 
