@@ -37,6 +37,7 @@ SUBCOMMANDS = {
     "coordinator": Subcommand(
         "deserve_coordinator.commands:coordinator", "Run a coordinator: the batch API and its rings.", "coordinator"
     ),
+    "ledger": Subcommand("deserve_ledger.commands:ledger", "Keys, deposits, claims and the chain.", "ledger"),
     "model": Subcommand("deserve_models.commands:model", "Find, fetch and inspect models.", "node"),
     "node": Subcommand("deserve_node.commands:node", "Lend this machine to a network.", "node"),
     "plan": Subcommand("deserve_node.plan_commands:plan", "Plan a ring on paper: what it would do, and why.", "node"),
