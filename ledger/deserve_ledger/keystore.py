@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from eth_keys.datatypes import PrivateKey
-from eth_keys.exceptions import ValidationError
+from eth_utils.exceptions import ValidationError
 
 from deserve_ledger.errors import KeystoreError
 
