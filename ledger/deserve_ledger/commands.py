@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from deserve_ledger.devnet_command import devnet
 from deserve_ledger.key_commands import key
 
 __all__ = ["ledger"]
@@ -14,4 +15,5 @@ def ledger() -> None:
     """Hold keys, deposit, withdraw, claim and look."""
 
 
+ledger.add_command(devnet)
 ledger.add_command(key)

@@ -7,7 +7,8 @@ LedgerError
 ├── Unsettled            a call was sent and its fate is not known yet; it is asked again, never sent twice
 ├── ChainUnreachable     the RPC endpoint does not answer
 ├── RolledBack           a counterparty showed a journal that is shorter than, or differs from, what it signed before
-└── KeystoreError        a key file that is missing, unsafe or does not open
+├── KeystoreError        a key file that is missing, unsafe or does not open
+└── DevnetUnusable       a development chain's directory or address is taken, or its log is damaged
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 __all__ = [
     "BadSignature",
     "ChainUnreachable",
+    "DevnetUnusable",
     "InvalidField",
     "KeystoreError",
     "LedgerError",
@@ -59,4 +61,8 @@ class RolledBack(LedgerError):
 
 
 class KeystoreError(LedgerError):
+    pass
+
+
+class DevnetUnusable(LedgerError):
     pass
