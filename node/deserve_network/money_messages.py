@@ -130,4 +130,7 @@ class CreditNote:
     receipts_root: Bytes32
     signature: Signature
     covers: Annotated[tuple[Bytes32, ...], Max(MAX_COVERED)] = ()
-    """Work ids that are paid by it and by no earlier one."""
+    """Work ids that are settled by it and by no earlier one: what was delivered of them is in `cumulative` or in
+    `held`, and nothing further comes of the rest. A node waits for it once the rows have left the ring."""
+    held: Amount = 0
+    """Earned, and held back until audits are decided."""

@@ -12,6 +12,9 @@ NodeError
 ├── NotRunningError            (status) no node runs on a data directory
 ├── StatusError                (status) what answers at an address is no node, or nothing does
 ├── RefusedError               (introduction) coordinator and node do not fit together for good
+├── WalletUnusable             (wallet) the node's money cannot be kept on disk
+├── CreditRefused              (wallet) a credit that the coordinator cannot mean; names its field
+├── Unpaid                     (wallet) the node has worked ahead of its pay as far as its operator allows
 ├── SamplingError              (sampler) a row from which no token can be drawn; names its sequence
 ├── AssignmentError            (member) the coordinator's Assign or Begin does not fit this node
 ├── NoLinkError                (ring.neighbours) a neighbour could not be linked with; names it

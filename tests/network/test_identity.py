@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from deserve_network.errors import IdentityError
-from deserve_network.identity import generate_identity, load_or_create_identity
+from deserve_network.identity import generate_identity, load_or_create_identity, peer_key
 
 
 def test_an_identity_survives_a_restart(tmp_path: Path) -> None:
@@ -61,3 +62,18 @@ def test_the_peer_id_is_the_one_libp2p_computes() -> None:
 def test_the_secret_stays_out_of_logs() -> None:
     identity = generate_identity()
     assert repr(identity.secret) not in repr(identity)
+
+
+def test_a_peer_id_holds_the_public_key() -> None:
+    for _ in range(20):
+        identity = generate_identity()
+        public = Ed25519PrivateKey.from_private_bytes(identity.secret).public_key().public_bytes_raw()
+        assert peer_key(identity.peer_id) == public
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "0", "12D3KooW", "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N", "1" * 52, "2" * 900]
+)
+def test_what_holds_no_ed25519_key_is_refused(text: str) -> None:
+    with pytest.raises(IdentityError, match="peer id"):
+        peer_key(text)
