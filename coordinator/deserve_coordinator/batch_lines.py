@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from deserve_coordinator.errors import RowRefused
+from deserve_coordinator.money.tariff import RowSize
 from deserve_coordinator.store.records import NewRow, Refusal
 
 __all__ = ["ENDPOINTS", "MAX_CUSTOM_ID", "MAX_FAULTS", "MAX_LINE_BYTES", "MAX_ROWS", "BatchLines", "Check"]
@@ -27,8 +28,8 @@ MAX_DIGITS = 4300
 
 _LINE_FIELDS = frozenset({"custom_id", "method", "url", "body"})
 
-Check = Callable[[str, Mapping[str, Any]], None]
-"""(endpoint, request body) -> None, or `RowRefused`."""
+Check = Callable[[str, Mapping[str, Any]], RowSize | None]
+"""(endpoint, request body) -> its tokens where they are counted, or `RowRefused`."""
 
 
 class _Fault(Exception):
@@ -144,13 +145,13 @@ class BatchLines:
             if unknown:
                 name = unknown[0][:64]
                 raise RowRefused(f"unknown field {name!r} beside body", param=name, code="unsupported_parameter")
-            self.check(self.endpoint, body)
+            size = self.check(self.endpoint, body)
             text = _encoded(body)
         except RowRefused as refused:
             param = None if refused.param is None else _printable(refused.param)
             refusal = Refusal(refused.status, refused.code, _printable(refused.message), param)
             return NewRow(ordinal, custom_id, b"{}", refusal)
-        return NewRow(ordinal, custom_id, text)
+        return NewRow(ordinal, custom_id, text, size=size)
 
 
 def _encoded(body: dict[str, Any]) -> bytes:

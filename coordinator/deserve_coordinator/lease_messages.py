@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from deserve_coordinator.errors import ProtocolViolation
+from deserve_coordinator.money.delivered import shown_tokens
 from deserve_coordinator.store.records import FinishedRow, LeasedRecord, LeaseRecord, ReturnedRow
 from deserve_network.control_messages import Lease, LeasedRow, RowLog, RowResult
+from deserve_network.money_messages import WorkLabel
 from deserve_network.schema import Table
 
 __all__ = ["finished_rows", "lease_message", "returned_rows", "row_seed"]
@@ -28,24 +31,25 @@ def row_seed(source: str | int, ordinal: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _leased_row(row: LeasedRecord, seed: int | None) -> LeasedRow:
+def _leased_row(row: LeasedRecord, lease: int, seed: int | None) -> LeasedRow:
     generated = () if row.log is None else _LOG.decode(row.log).generated
     source = row.batch_id if seed is None else seed
-    return LeasedRow(row.key, row.endpoint, row.body, row_seed(source, row.ordinal), generated, row.codec)
+    work = None if row.job_id is None else WorkLabel(row.job_id, row.key, lease)
+    return LeasedRow(row.key, row.endpoint, row.body, row_seed(source, row.ordinal), generated, row.codec, work)
 
 
 def lease_message(record: LeaseRecord, deadline_s: float, seed: int | None = None, *, waiting: int = 0) -> Lease:
-    rows = tuple(_leased_row(row, seed) for row in record.rows)
+    rows = tuple(_leased_row(row, record.lease, seed) for row in record.rows)
     return Lease(record.lease, record.fence, deadline_s, rows, waiting)
 
 
-def _canonical(body: bytes) -> bytes:
-    """The same JSON on one line: a newline inside would break the output file."""
+def _canonical(body: bytes) -> tuple[bytes, dict[str, Any]]:
+    """The same JSON on one line: a newline inside would break the output file. And what it says."""
     try:
         value = json.loads(body)
         if not isinstance(value, dict):
             raise ProtocolViolation("results.body", "not a JSON object")
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode(), value
     except (ValueError, RecursionError) as error:
         raise ProtocolViolation("results.body", f"not JSON: {error}") from error
 
@@ -59,7 +63,8 @@ def finished_rows(results: Sequence[RowResult]) -> list[FinishedRow]:
         for name in ("prompt_tokens", "completion_tokens"):
             if not 0 <= getattr(result, name) <= 1 << 32:
                 raise ProtocolViolation(f"results.{name}", "out of range")
-        body = _canonical(result.body)
+        body, value = _canonical(result.body)
+        shown, exact = shown_tokens(value)
         finished.append(
             FinishedRow(
                 result.row,
@@ -69,10 +74,15 @@ def finished_rows(results: Sequence[RowResult]) -> list[FinishedRow]:
                 body,
                 result.prompt_tokens,
                 result.completion_tokens,
+                shown,
+                exact,
             )
         )
     return finished
 
 
 def returned_rows(logs: Sequence[RowLog]) -> list[ReturnedRow]:
-    return [ReturnedRow(log.row, log.lease, log.fence, _LOG.encode(log) if log.generated else None) for log in logs]
+    return [
+        ReturnedRow(log.row, log.lease, log.fence, _LOG.encode(log) if log.generated else None, len(log.generated))
+        for log in logs
+    ]

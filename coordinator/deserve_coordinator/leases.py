@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from deserve_coordinator.lease_messages import finished_rows, lease_message, returned_rows
-from deserve_coordinator.shares import Transfer, batch_shares, ring_allowance, transfer
+from deserve_coordinator.money.tariff import StageTerms
+from deserve_coordinator.shares import Transfer, admitted, affordable, batch_shares, ring_allowance, transfer
 from deserve_coordinator.store.interface import Store
 from deserve_coordinator.store.records import FinishCounts
 from deserve_network.control_messages import Cancel, Recall, RowLog, RowResult
@@ -66,6 +67,8 @@ class _Demand:
 
 @dataclass
 class _Holder:
+    terms: Sequence[StageTerms] = ()
+    """What its stages cost; empty where nobody is paid."""
     demand: _Demand | None = None
     deadline: float | None = None
     """Of all its leases, in monotonic seconds: progress on one row is progress of the ring. None where it has none."""
@@ -119,9 +122,9 @@ class Leases:
         """There may be work now."""
         self._wake.set()
 
-    def open(self, holder: str) -> None:
-        """The holder's ring serves from now on."""
-        self._holders[holder] = _Holder()
+    def open(self, holder: str, terms: Sequence[StageTerms] = ()) -> None:
+        """The holder's ring serves from now on, on these terms."""
+        self._holders[holder] = _Holder(terms)
         self.wake()
 
     def request(self, holder: str, rows: int, codecs: Sequence[str] = ()) -> None:
@@ -270,12 +273,15 @@ class Leases:
             await self._recall_rows()
 
     async def _recall_rows(self) -> None:
+        backlog = await self._store.backlog()
         serving = [name for name, state in self._holders.items() if not state.leaving]
         held = {name: await self._store.held_by(name) for name in serving}
         states = {name: state for name, state in self._holders.items() if name in held and not state.leaving}
         if len(states) < len(held):
             return  # one of them ended while the store was asked
         wanted = {name: state.demand.rows for name, state in states.items() if state.demand is not None}
+        # What a dearer ring may not compute would only go back to where it came from.
+        wanted = {name: rows for name, rows in wanted.items() if admitted(backlog, states[name].terms)}
         found = transfer(held, wanted)
         if found is None:
             return
@@ -302,6 +308,7 @@ class Leases:
         self.pending_rows = sum(batch.pending for batch in backlog)
         if not self.pending_rows:
             return
+        backlog = affordable(backlog, state.terms)
         rings = sum(not other.leaving for other in self._holders.values())
         held = await self._store.held_by(holder)
         allowance = ring_allowance(backlog, wanted=demand.rows, held=held, rings=rings)
@@ -310,7 +317,7 @@ class Leases:
         if allowance == 0 and not reserved and self._clock() - demand.since >= self._patience_s:
             allowance = demand.rows
         shares = batch_shares(backlog, allowance)
-        record = await self._store.lease_rows(holder, shares, _LARGEST_LEASE_BYTES, demand.codecs)
+        record = await self._store.lease_rows(holder, shares, _LARGEST_LEASE_BYTES, demand.codecs, state.terms)
         if record is None:
             return
         if self._holders.get(holder) is not state or state.leaving:

@@ -3,18 +3,22 @@
 Between batches the rule is max-min over rows in flight: the next row goes to the batch with the fewest, so a small
 batch is not stuck behind a large one and a late one catches up as rows finish. Between rings, a ring may hold an equal
 part of what is outstanding; what the others leave unasked for is given by `leases` after a moment's patience. Where
-nothing is pending, a ring that asks takes its part from the one that holds the most.
+nothing is pending, a ring that asks takes its part from the one that holds the most. Where a batch is paid for, its
+price and its budget decide first what of it a ring may have (`affordable`).
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from deserve_coordinator.money.exposure import rows_allowed
+from deserve_coordinator.money.tariff import StageTerms
+from deserve_coordinator.store.money_records import EscrowRecord
 from deserve_coordinator.store.records import Backlog
 
-__all__ = ["Transfer", "batch_shares", "ring_allowance", "transfer"]
+__all__ = ["Transfer", "admitted", "affordable", "batch_shares", "ring_allowance", "transfer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,31 @@ class Transfer:
     source: str
     asker: str
     rows: int
+
+
+def affordable(backlog: Sequence[Backlog], terms: Sequence[StageTerms]) -> list[Backlog]:
+    """The backlog as a ring with these terms sees it: of a batch that pays, nothing where one of its nodes asks more
+    than the batch allows, and no more than its budget and its payments cover. Rings without terms get only what nobody
+    pays for.
+    """
+    return [replace(batch, pending=_payable(batch, terms)) for batch in backlog]
+
+
+def admitted(backlog: Sequence[Backlog], terms: Sequence[StageTerms]) -> bool:
+    """Whether a ring with these terms may compute rows of every batch there is."""
+    return all(batch.escrow is None or _admits(batch.escrow, terms) for batch in backlog)
+
+
+def _admits(escrow: EscrowRecord, terms: Sequence[StageTerms]) -> bool:
+    return bool(terms) and all(escrow.admits(stage.prefill, stage.decode) for stage in terms)
+
+
+def _payable(batch: Backlog, terms: Sequence[StageTerms]) -> int:
+    if batch.escrow is None:
+        return batch.pending
+    if not _admits(batch.escrow, terms):
+        return 0
+    return rows_allowed(batch.escrow, batch.leased, batch.pending)
 
 
 def batch_shares(backlog: Sequence[Backlog], rows: int) -> dict[str, int]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deserve_coordinator.money.tariff import RowSize
+from deserve_coordinator.store.money_records import EscrowRecord
+
 __all__ = [
     "FINAL",
     "Backlog",
@@ -103,6 +106,8 @@ class NewRow:
     body: bytes
     """The OpenAI request body, JSON in UTF-8."""
     refusal: Refusal | None = None
+    size: RowSize | None = None
+    """None: its tokens were not counted, and the head's figures count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,8 @@ class LeasedRecord:
     log: bytes | None
     codec: str = "raw"
     """Of its batch."""
+    job_id: bytes | None = None
+    """Of the escrow that pays for its batch, 32 bytes; None: nobody pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +140,10 @@ class FinishedRow:
     body: bytes
     prompt_tokens: int
     completion_tokens: int
+    shown_tokens: int = 1 << 32
+    """Completion tokens that the body shows at most."""
+    shows_all: bool = False
+    """Whether that is their exact number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,8 @@ class ReturnedRow:
     lease: int
     fence: int
     log: bytes | None
+    tokens: int = 0
+    """In its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +174,8 @@ class Backlog:
     batch_id: str
     pending: int
     leased: int
+    escrow: EscrowRecord | None = None
+    """What pays for it; None: nobody, and any ring may have its rows."""
 
 
 @dataclass(frozen=True, slots=True)

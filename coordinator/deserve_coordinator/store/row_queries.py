@@ -11,7 +11,10 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 
+from deserve_coordinator.money.tariff import StageTerms, dearest_row
 from deserve_coordinator.store.batch_queries import fix_codec
+from deserve_coordinator.store.bill_queries import bill_row, note_drawn, note_ring
+from deserve_coordinator.store.escrow_queries import escrow, escrow_of, note_dearest
 from deserve_coordinator.store.records import (
     Backlog,
     FinishCounts,
@@ -52,14 +55,23 @@ def _error_body(refusal: Refusal) -> bytes:
 
 def insert_rows(c: sqlite3.Connection, batch_id: str, rows: Sequence[NewRow]) -> None:
     """Add validated rows; one that carries a refusal is finished at once."""
+    payer = escrow(c, batch_id)
+    dearest = 0
     for new in rows:
         state = "pending" if new.refusal is None else "done"
+        size = (None, None, None) if new.size is None else dataclasses.astuple(new.size)
         key = c.execute(
-            "INSERT INTO rows (batch_id, ordinal, custom_id, body, state) VALUES (?, ?, ?, ?, ?)",
-            (batch_id, new.ordinal, new.custom_id, new.body, state),
+            "INSERT INTO rows (batch_id, ordinal, custom_id, body, state, prompt_tokens, most_tokens, unseen_tokens)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (batch_id, new.ordinal, new.custom_id, new.body, state, *size),
         ).lastrowid
+        if payer is not None and new.size is not None:
+            prices = (payer.most_prefill, payer.most_decode, payer.margin_ppm)
+            dearest = max(dearest, dearest_row(new.size, payer.layers, *prices))
         if new.refusal is not None and key is not None:
             _record(c, batch_id, key, new.refusal.status, _error_body(new.refusal), 0, 0)
+    if payer is not None:
+        note_dearest(c, batch_id, dearest)
 
 
 def remove_rows(c: sqlite3.Connection, batch_id: str) -> None:
@@ -88,10 +100,13 @@ def _record(
 def backlog(c: sqlite3.Connection) -> list[Backlog]:
     """Open rows of every batch in progress, oldest batch first. Asked at each lease, so it counts no rows."""
     found = c.execute(
-        "SELECT b.id, o.pending, o.leased FROM batches b JOIN open_rows o ON o.batch_id = b.id"
-        " WHERE b.status = 'in_progress' ORDER BY b.seq"
+        "SELECT b.id, o.pending, o.leased, e.* FROM batches b JOIN open_rows o ON o.batch_id = b.id"
+        " LEFT JOIN escrows e ON e.batch_id = b.id WHERE b.status = 'in_progress' ORDER BY b.seq"
     )
-    return [Backlog(row["id"], row["pending"], row["leased"]) for row in found]
+    return [
+        Backlog(row["id"], row["pending"], row["leased"], None if row["job_id"] is None else escrow_of(row))
+        for row in found
+    ]
 
 
 def held_by(c: sqlite3.Connection, ring: str) -> int:
@@ -100,12 +115,17 @@ def held_by(c: sqlite3.Connection, ring: str) -> int:
 
 
 def lease_rows(
-    c: sqlite3.Connection, ring: str, shares: Mapping[str, int], max_bytes: int, codecs: Sequence[str] = ()
+    c: sqlite3.Connection,
+    ring: str,
+    shares: Mapping[str, int],
+    max_bytes: int,
+    codecs: Sequence[str] = (),
+    terms: Sequence[StageTerms] = (),
 ) -> LeaseRecord | None:
     """Lease up to `shares[batch]` pending rows of each batch, in order, while their bodies and logs fit `max_bytes`.
 
-    `codecs` are what the ring proposes for a batch that has none yet, the best first. Returns None where nothing is
-    pending any more. The fence is larger than that of every earlier lease.
+    `codecs` are what the ring proposes for a batch that has none yet, the best first, `terms` what its stages cost.
+    Returns None where nothing is pending any more. The fence is larger than that of every earlier lease.
     """
     taken: list[LeasedRecord] = []
     for batch_id, share in shares.items():
@@ -122,7 +142,10 @@ def lease_rows(
     if not taken:
         return None
     fixed = {batch_id: fix_codec(c, batch_id, codecs) for batch_id in dict.fromkeys(row.batch_id for row in taken)}
-    taken = [dataclasses.replace(row, codec=fixed[row.batch_id]) for row in taken]
+    paying = {batch_id: escrow(c, batch_id) for batch_id in fixed}
+    jobs = {batch_id: None if payer is None else payer.job_id for batch_id, payer in paying.items()}
+    taken = [dataclasses.replace(row, codec=fixed[row.batch_id], job_id=jobs[row.batch_id]) for row in taken]
+    note_ring(c, ring, terms)
     c.execute("UPDATE counters SET value = value + 1 WHERE name = 'fence'")
     (fence,) = c.execute("SELECT value FROM counters WHERE name = 'fence'").fetchone()
     c.executemany(
@@ -151,6 +174,8 @@ def finish_rows(c: sqlite3.Connection, ring: str, results: Sequence[FinishedRow]
                 result.prompt_tokens,
                 result.completion_tokens,
             )
+            if result.status == 200:
+                bill_row(c, row["batch_id"], ring, result)
             stored += 1
             touched.add(row["batch_id"])
     full = {
@@ -176,6 +201,8 @@ def return_rows(c: sqlite3.Connection, ring: str, rows: Sequence[ReturnedRow], *
         if row is None:
             continue
         c.execute("UPDATE rows SET log = coalesce(?, log) WHERE key = ?", (returned.log, returned.key))
+        if returned.log is not None:
+            note_drawn(c, returned.key, returned.lease, ring, returned.tokens)
         if row["state"] == "leased":
             ended += _release(c, [row], failed)
     return ended

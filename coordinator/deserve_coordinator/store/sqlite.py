@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deserve_coordinator.store import batch_queries, row_queries
+from deserve_coordinator.money.tariff import StageTerms
+from deserve_coordinator.store import batch_queries, escrow_queries, row_queries
 from deserve_coordinator.store.database import Database
+from deserve_coordinator.store.money import MoneyStore
+from deserve_coordinator.store.money_records import NewEscrow
 from deserve_coordinator.store.records import (
     Backlog,
     BatchRecord,
@@ -30,6 +33,7 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path)
+        self.money = MoneyStore(self._database)
 
     async def add_file(self, record: FileRecord) -> None:
         await self._database.write(lambda c: batch_queries.add_file(c, record))
@@ -45,8 +49,16 @@ class SqliteStore:
     async def delete_file(self, file_id: str) -> str | None:
         return await self._database.write(lambda c: batch_queries.delete_file(c, file_id))
 
-    async def create_batch(self, new: NewBatch) -> BatchRecord:
-        return await self._database.write(lambda c: batch_queries.create_batch(c, new))
+    async def create_batch(self, new: NewBatch, escrow: NewEscrow | None = None) -> BatchRecord:
+        """Raises `BatchRefused` where the escrow cannot be had: then there is no batch either."""
+
+        def create(c: sqlite3.Connection) -> BatchRecord:
+            record = batch_queries.create_batch(c, new)
+            if escrow is not None and record.id == new.id:
+                escrow_queries.create(c, escrow)
+            return record
+
+        return await self._database.write(create)
 
     async def batch(self, batch_id: str) -> BatchRecord | None:
         return await self._database.read(lambda c: batch_queries.batch(c, batch_id))
@@ -123,9 +135,14 @@ class SqliteStore:
         return await self._database.read(lambda c: row_queries.held_by(c, ring))
 
     async def lease_rows(
-        self, ring: str, shares: Mapping[str, int], max_bytes: int, codecs: Sequence[str] = ()
+        self,
+        ring: str,
+        shares: Mapping[str, int],
+        max_bytes: int,
+        codecs: Sequence[str] = (),
+        terms: Sequence[StageTerms] = (),
     ) -> LeaseRecord | None:
-        return await self._database.write(lambda c: row_queries.lease_rows(c, ring, shares, max_bytes, codecs))
+        return await self._database.write(lambda c: row_queries.lease_rows(c, ring, shares, max_bytes, codecs, terms))
 
     async def finish_rows(self, ring: str, results: Sequence[FinishedRow]) -> FinishCounts:
         return await self._database.write(lambda c: row_queries.finish_rows(c, ring, results))
