@@ -25,7 +25,6 @@ _TICKET = (
     ("jobId", "bytes32"),
     ("row", "uint64"),
     ("lease", "uint64"),
-    ("attempt", "uint64"),
     ("stage", "uint64"),
 )
 _VERDICT = (
@@ -39,13 +38,12 @@ _VERDICT = (
 
 @dataclass(frozen=True, slots=True)
 class DrawnWork:
-    """What one ticket is for: everything that one stage did with one row under one lease and attempt."""
+    """What one ticket is for: everything that one stage did with one row under one lease, in all its attempts."""
 
     node_id: bytes
     job_id: bytes
     row: int
     lease: int
-    attempt: int
     stage: int
 
 
@@ -56,7 +54,7 @@ def is_drawn(work: DrawnWork, *, anchor: bytes, beacon: bytes, rate_ppm: int) ->
     """
     if not 0 <= rate_ppm <= PPM:
         raise InvalidField("rate_ppm", f"{rate_ppm} is not from 0 to {PPM}")
-    fields = (beacon, anchor, work.node_id, work.job_id, work.row, work.lease, work.attempt, work.stage)
+    fields = (beacon, anchor, work.node_id, work.job_id, work.row, work.lease, work.stage)
     ticket = int.from_bytes(keccak(encode_words(_TICKET, fields)), "big")
     return ticket * PPM < rate_ppm << 256
 

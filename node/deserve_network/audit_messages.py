@@ -46,7 +46,7 @@ Bytes32 = Annotated[bytes, Min(32), Max(32)]
 AuditId = Annotated[bytes, Min(16), Max(16)]
 Count = Annotated[int, Min(0)]
 Path = Annotated[tuple[Bytes32, ...], Max(64)]
-"""Siblings from a leaf up to its root, pairs hashed in order of size (`deserve_ledger.merkle`)."""
+"""Siblings from a leaf up to its root (`deserve_ledger.commitments`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class DrawnFrom:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRequest:
-    """Coordinator to the audited node: show what stage `stage` did with this row. Asked three times at most."""
+    """Coordinator to the audited node: show what stage `stage` did with this row, in the last attempt under this lease
+    if there were several: it holds all positions. Asked three times at most."""
 
     audit: AuditId
     ask: Annotated[int, Min(1)]
@@ -74,7 +75,6 @@ class EvidenceRequest:
     job_id: Bytes32
     row: int
     lease: Count
-    attempt: Count
     drawn: DrawnFrom
 
 
@@ -137,18 +137,19 @@ class ChunkProof:
     start: Count
     count: Annotated[int, Min(1)]
     previous_print_root: Bytes32
-    """Of the stage before, which the receipt's inRoot holds beside the root of what came in."""
-    wire_root: Bytes32
-    """Of what went out."""
+    """Of the stage before, which the receipt's inRoot holds beside the root of what came in; zero at the head."""
     in_path: Path
-    out_leaf: Bytes32
     out_path: Path
+    """At the tail, where tokens were drawn in this chunk; else empty."""
     print_path: Path
+    """Empty at the tail."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceHeader:
     audit: AuditId
+    attempt: Count
+    """That it is of."""
     evidence: RowEvidence
     proofs: Annotated[tuple[ChunkProof, ...], Max(MAX_SPANS)]
 

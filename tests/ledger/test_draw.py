@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deserve_ledger.draw import PPM, DrawnWork, is_drawn, verdict_commitment
 from deserve_ledger.errors import InvalidField
 
-WORK = DrawnWork(b"n" * 32, b"j" * 32, row=7, lease=3, attempt=0, stage=1)
+WORK = DrawnWork(b"n" * 32, b"j" * 32, row=7, lease=3, stage=1)
 ANCHOR, BEACON = b"a" * 32, b"b" * 32
 
 
@@ -44,7 +44,6 @@ def test_another_beacon_draws_other_rows() -> None:
         replace(WORK, job_id=b"k" * 32),
         replace(WORK, row=8),
         replace(WORK, lease=4),
-        replace(WORK, attempt=1),
         replace(WORK, stage=2),
     ],
 )
