@@ -77,10 +77,14 @@ abstract contract Accounts is ReentrancyGuardTransient {
         }
     }
 
-    /// The caller has taken `amount` off its stake or bond already, and guards against re-entrance.
+    /// The caller has taken `amount` off a stake or a bond already, and guards against re-entrance. Where the token
+    /// refuses, it stays here as a balance that nobody can move: no verdict waits for a token.
     function _burn(uint128 amount) internal {
-        _held -= amount;
-        _burned += amount;
-        token.safeTransfer(BURNT, amount);
+        if (token.trySafeTransfer(BURNT, amount)) {
+            _held -= amount;
+            _burned += amount;
+        } else {
+            _pay(BURNT, amount);
+        }
     }
 }

@@ -24,6 +24,8 @@ abstract contract Bonds is Accounts, Agreement {
     function addBond(uint128 amount) external {
         Bond storage bond = _bonds[msg.sender];
         if (bond.slashed) revert CoordinatorIsSlashed();
+        // Otherwise a release that was begun long ago would let a large bond go at once.
+        if (bond.releasesAt != 0) revert AlreadyUnbonding();
         _take(msg.sender, amount);
         _bonded += amount;
         bond.amount += amount;

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, is_dataclass
 from typing import Any
 
+from eth.constants import BLANK_ROOT_HASH
 from eth.db.atomic import AtomicDB
 from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.cancun.state import CancunState
@@ -69,8 +70,8 @@ class Evm:
         self.chain_id = chain_id
         self.now_s = 1_800_000_000
         self.block = 1_000
-        self._state = CancunState(AtomicDB(), self._context(), b"\x56\xe8\x1f\x17" + bytes.fromhex(
-            "1bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421"))  # fmt: skip
+        self._db = AtomicDB()
+        self._root = BLANK_ROOT_HASH
         self._errors: dict[bytes, str] = {}
         self._events: dict[bytes, dict[str, Any]] = {}
 
@@ -87,13 +88,11 @@ class Evm:
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Whatever happens inside has not happened afterwards."""
-        before = self._state.snapshot()
-        now_s, block = self.now_s, self.block
+        before = self._root, self.now_s, self.block
         try:
             yield
         finally:
-            self._state.revert(before)
-            self.now_s, self.block = now_s, block
+            self._root, self.now_s, self.block = before
 
     def deploy(self, sender: bytes, artifact: Artifact, *arguments: Any) -> Contract:
         """Raises `Refused` like a call."""
@@ -114,11 +113,11 @@ class Evm:
 
     def read(self, to: bytes, data: bytes) -> bytes:
         with self.undone():
-            return self._transact(bytes(20), to, data)[0].output
+            return bytes(self._transact(bytes(20), to, data)[0].output)
 
     def _transact(self, sender: bytes, to: bytes, data: bytes) -> tuple[Any, int]:
-        state = self._state
-        state.execution_context = self._context()
+        # A fresh view of the state for each transaction, as gas depends on what the same transaction has touched.
+        state = CancunState(self._db, self._context(), self._root)
         state.set_balance(sender, _RICH)
         unsigned = CancunTransactionBuilder.new_unsigned_dynamic_fee_transaction(
             self.chain_id, state.get_nonce(sender), 1, 1, GAS_LIMIT, to, 0, data, []
@@ -127,7 +126,8 @@ class Evm:
         gas = _RICH - state.get_balance(sender)
         if computation.is_error:
             raise Refused(self._reason(computation))
-        state.clear_transient_storage()
+        state.persist()
+        self._root = state.state_root
         return computation, gas
 
     def _reason(self, computation: Any) -> str:
