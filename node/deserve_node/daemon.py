@@ -34,9 +34,10 @@ from deserve_network.control_messages import (
     StageFailed,
     Stats,
 )
-from deserve_network.errors import AddressError, NetworkError
+from deserve_network.errors import AddressError, ChannelClosed, NetworkError
 from deserve_network.host import Host
 from deserve_network.links import Links
+from deserve_network.money_messages import CreditNote
 from deserve_node.background import BackgroundThread
 from deserve_node.errors import NodeError
 from deserve_node.introduction import Introduction, RefusedError, Served, heed_refusal
@@ -44,6 +45,9 @@ from deserve_node.measure import total_memory_bytes
 from deserve_node.member import AssignmentError, Lending, RingMember
 from deserve_node.ring.neighbours import first_cause, said_goodbye
 from deserve_node.settings import NodeSettings, SettingsError
+from deserve_node.wallet.engagement import Engagement
+from deserve_node.wallet.errors import CreditForged, CreditRefused
+from deserve_node.wallet.wallet import Wallet
 
 __all__ = ["Daemon", "RefusedError"]
 
@@ -66,6 +70,7 @@ class Daemon:
         *,
         registered: Callable[[], None] = lambda: None,
         links: Links | None = None,
+        wallet: Wallet | None = None,
         reconnect_s: tuple[float, float] = RECONNECT_S,
     ) -> None:
         self.settings = settings
@@ -79,7 +84,10 @@ class Daemon:
         self._registered = registered
         self._reconnect_s = reconnect_s
         self._thread = BackgroundThread("loading")
-        self._introduction = Introduction(settings, self.device, self.memory_bytes, self._thread)
+        self._introduction = Introduction(settings, self.device, self.memory_bytes, self._thread, wallet=wallet)
+        self._wallet = wallet
+        self.engagement: Engagement | None = None
+        """With the coordinator of the last session, where it pays."""
         self._serving: asyncio.Task[None] | None = None
         self._reports = itertools.count()
         self._orphans: dict[int, RowsDone] = {}
@@ -131,6 +139,7 @@ class Daemon:
             for report in tuple(self._orphans.values()):
                 await channel.send(report)
             await self._leave(channel)
+            await self._engage(served)
             self.connected = True
             self._registered()
             log.info("registered with %s for %s", channel.peer_id, served.model.id)
@@ -146,6 +155,28 @@ class Daemon:
             raise
         finally:
             await channel.close()
+
+    async def _engage(self, served: Served) -> None:
+        """Open the books for a coordinator that pays; for the same one they stay open."""
+        wallet, ref = self._wallet, served.ledger
+        if wallet is None or ref is None:
+            self.engagement = None
+            return
+        if self.engagement is None or self.engagement.debtor != wallet.debtor(ref):
+            self.engagement = wallet.engage(ref)
+        await self.engagement.look()
+
+    async def _take_credit(self, note: CreditNote) -> None:
+        """Raises `RefusedError` for a coordinator that is proven to cheat, `ChannelClosed` for a credit of no use."""
+        if self.engagement is None:
+            log.info("passed over a credit: this node is not paid here")
+            return
+        try:
+            await self.engagement.credit(note)
+        except CreditForged as error:
+            raise RefusedError(str(error)) from error
+        except CreditRefused as error:
+            raise ChannelClosed(f"the coordinator's credit is refused: {error}") from error
 
     async def _converse(self, channel: Channel, served: Served) -> None:
         """Raises the error that ended it, a refusal before anything else."""
@@ -170,6 +201,8 @@ class Daemon:
             elif isinstance(message, Assign):
                 await self._leave(channel)
                 await self._join(message, channel, served)
+            elif isinstance(message, CreditNote):
+                await self._take_credit(message)
             elif isinstance(message, RowsStored):
                 self._orphans.pop(message.report, None)
                 if member is not None:
@@ -199,7 +232,11 @@ class Daemon:
         try:
             if assign.model != served.model:
                 raise AssignmentError(f"assigned to {assign.model.id!r} in a session about {served.model.id!r}")
-            member = RingMember(assign, served.files, self._links, lending, self._reports, self._thread)
+            if self.engagement is not None and (fault := await self.engagement.overdue()) is not None:
+                raise AssignmentError(f"this node waits for pay: {fault}")
+            member = RingMember(
+                assign, served.files, self._links, lending, self._reports, self._thread, engagement=self.engagement
+            )
         except AssignmentError as error:
             log.warning("ring %s: %s", assign.ring, error)
             await channel.send(StageFailed(assign.ring, assign.epoch, assign.stage, str(error)))
@@ -228,6 +265,8 @@ class Daemon:
                 tasks.create_task(_while_it_lasts(channel.send(ready)))
                 tasks.create_task(_while_it_lasts(member.outbox.deliver(channel.send)))
                 tasks.create_task(member.run())
+                if member.engagement is not None:
+                    tasks.create_task(member.engagement.watch())
         except Exception as error:
             self.ring_failures += 1
             cause = first_cause(error)

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from deserve_node.daemon import Daemon
 from deserve_node.errors import NodeError
+from deserve_node.wallet.engagement import Engagement
 from deserve_process.listen_address import parse_host_port, show_host_port
 
 __all__ = ["HttpError", "StatusServer"]
@@ -47,6 +48,26 @@ class _Collector:
         )
         yield CounterMetricFamily(
             "deserve_node_ring_failures", "Memberships that ended in an error", value=self._daemon.ring_failures
+        )
+        if (engagement := self._daemon.engagement) is not None:
+            yield from _money_metrics(engagement)
+
+
+def _money_metrics(engagement: Engagement) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "deserve_node_unpaid_alarm", "1 while the node waits for pay", value=int(engagement.alarm is not None)
+    )
+    yield CounterMetricFamily("deserve_node_unpaid_alarms", "Times that it began to wait", value=engagement.alarms)
+    yield GaugeMetricFamily("deserve_node_due_chunks", "Chunks done and not credited", value=engagement.due_chunks)
+    for name, value in (
+        ("credited", engagement.credited),
+        ("held", engagement.held),
+        ("unpaid", engagement.unpaid),
+        ("reserved", engagement.reservation.safe),
+        ("claimed", engagement.reservation.claimed),
+    ):
+        yield GaugeMetricFamily(
+            f"deserve_node_{name}_base_units", f"Base units {name}, rounded to a float", value=value
         )
 
 
@@ -110,5 +131,6 @@ def status_of(daemon: Daemon) -> dict[str, object]:
         "stage": member.assign.stage if member else None,
         "stages": len(member.assign.stages) if member else None,
         "layers": [member.place.first, member.place.last] if member else None,
+        "pay": None if daemon.engagement is None else daemon.engagement.status(),
         **stats,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +12,14 @@ from deserve_models import ModelError, ModelFiles, inspect, resolve
 from deserve_network.channel import Channel
 from deserve_network.control_messages import PROTOCOL_VERSION, Hello, ModelRef, Offer, Refused, Welcome
 from deserve_network.errors import ChannelClosed
+from deserve_network.money_messages import LedgerRef
 from deserve_node.background import BackgroundThread
 from deserve_node.errors import NodeError
 from deserve_node.measure import measure_layer_time, speed_class
 from deserve_node.settings import NodeSettings, read_join_token
 from deserve_node.tensors import DTYPES
 from deserve_node.timed.stage import timed_offer
+from deserve_node.wallet.wallet import Wallet
 
 __all__ = ["HELLO_DEADLINE_S", "Introduction", "RefusedError", "Served", "heed_refusal"]
 
@@ -36,6 +39,8 @@ class Served:
     model: ModelRef
     files: ModelFiles
     stats_interval_s: float
+    ledger: LedgerRef | None = None
+    """Where this node is paid; None: it is not."""
 
 
 class Introduction:
@@ -49,12 +54,14 @@ class Introduction:
         thread: BackgroundThread,
         *,
         hello_deadline_s: float = HELLO_DEADLINE_S,
+        wallet: Wallet | None = None,
     ) -> None:
         self._settings = settings
         self._device = device
         self._memory_bytes = memory_bytes
         self._thread = thread
         self._hello_deadline_s = hello_deadline_s
+        self._wallet = wallet
 
     async def hold(self, channel: Channel, peer_id: str, listening: tuple[str, ...]) -> Served:
         """Greet, and offer what was measured. Raises `RefusedError`, and `ChannelClosed` where later may be better."""
@@ -72,13 +79,20 @@ class Introduction:
             heed_refusal(welcome)
         if not isinstance(welcome, Welcome):
             raise RefusedError(f"the coordinator answered Hello with {type(welcome).__name__}")
+        wallet = self._wallet
+        if wallet is not None and (fault := wallet.fault(welcome.ledger)) is not None:
+            await channel.send(Refused("ledger", fault))
+            raise RefusedError(f"this node does not work for the coordinator: {fault}")
         try:
             files, offer = await self._thread.run(lambda: self._measure(welcome.model))
         except RefusedError as error:
             await channel.send(Refused("model", str(error)[:1024]))
             raise
-        await channel.send(offer)
-        return Served(welcome.model, files, welcome.stats_interval_s)
+        if wallet is None or welcome.ledger is None:
+            await channel.send(offer)
+            return Served(welcome.model, files, welcome.stats_interval_s)
+        await channel.send(dataclasses.replace(offer, account=wallet.account, prices=wallet.asked))
+        return Served(welcome.model, files, welcome.stats_interval_s, welcome.ledger)
 
     def _measure(self, model: ModelRef) -> tuple[ModelFiles, Offer]:
         dtype = DTYPES.get(model.dtype)

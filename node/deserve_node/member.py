@@ -50,6 +50,7 @@ from deserve_node.ring.scheduler import Scheduler
 from deserve_node.ring.stage import Stage, Tail
 from deserve_node.timed.profile import RingProfile
 from deserve_node.timed.stage import timed_stage
+from deserve_node.wallet.engagement import Engagement
 from deserve_plan.plan import PlanOverrides, Unplannable
 from deserve_process.cores import usable_cores
 from deserve_text.tokenizer import TextModel
@@ -92,6 +93,7 @@ class RingMember:
         thread: BackgroundThread,
         *,
         link_deadline_s: float = LINK_DEADLINE_S,
+        engagement: Engagement | None = None,
     ) -> None:
         if not 0 <= assign.stage < len(assign.stages) or assign.stages[assign.stage].peer_id != lending.peer_id:
             raise AssignmentError(f"stage {assign.stage} of {len(assign.stages)} is not this node's")
@@ -102,6 +104,8 @@ class RingMember:
         self._neighbours = Neighbours(assign, links, deadline_s=link_deadline_s)
         self._lending = lending
         self._thread = thread
+        self.engagement = engagement
+        """Who pays; None: nobody does."""
         self._loaded: LoadedStage | None = None
         """Until a compute thread owns it."""
         self._closed = False
@@ -135,7 +139,9 @@ class RingMember:
         loaded = loading.result()
         engine = loaded.engine
         # From here on its compute thread closes the swapper.
-        self._loaded, self._compute = None, Compute(engine, loaded.swapper, stage=self.assign.stage)
+        clearance = None if self.engagement is None else self.engagement.new_clearance()
+        compute = Compute(engine, loaded.swapper, stage=self.assign.stage, clearance=clearance)
+        self._loaded, self._compute = None, compute
         return StageReady(
             ring=self.assign.ring,
             epoch=self.assign.epoch,

@@ -34,6 +34,7 @@ from deserve_network.host import Host
 from deserve_network.identity import generate_identity
 from deserve_network.link_session import LinkTimes
 from deserve_network.links import Links
+from deserve_network.money_messages import LedgerRef
 from deserve_node.daemon import Daemon
 from deserve_node.settings import NodeSettings
 
@@ -75,10 +76,11 @@ class NodeSession:
         with contextlib.suppress(ChannelClosed):
             await self.hear(type(None))
 
-    async def greet(self, model: ModelRef) -> Offer | None:
+    async def greet(self, model: ModelRef, ledger: LedgerRef | None = None) -> Offer:
         self.hello = await self.hear(Hello)
-        await self.tell(Welcome(1, model, 0.05))
-        return await self.hear(Offer)
+        await self.tell(Welcome(1, model, 0.05, ledger))
+        self.offer = await self.hear(Offer)
+        return self.offer
 
 
 class ScriptedCoordinator:
@@ -87,6 +89,7 @@ class ScriptedCoordinator:
     def __init__(self, host: Host, model: ModelRef) -> None:
         self.host = host
         self.model = model
+        self.ledger: LedgerRef | None = None
         self.sessions: asyncio.Queue[NodeSession] = asyncio.Queue()
         host.handle(CONTROL_PROTOCOL, self._serve)
 
@@ -104,7 +107,7 @@ class ScriptedCoordinator:
     async def join(self) -> NodeSession:
         """The next node that comes, greeted."""
         session = await self.next_session()
-        await session.greet(self.model)
+        await session.greet(self.model, self.ledger)
         return session
 
     def ring(self, *sessions: NodeSession, ring: str = "r-1", epoch: int = 1, layers: int = 8) -> list[Assign]:
@@ -166,14 +169,19 @@ class RunningNode:
 async def start_node(
     coordinator: ScriptedCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[..., Any]]:
-    """`await start_node(memory_bytes=...)` runs a daemon; what is left of it ends with the test."""
+    """`await start_node(memory_bytes=...)` runs a daemon; what is left of it ends with the test.
+
+    `open_wallet(identity)` is what opens its wallet.
+    """
     monkeypatch.setattr("deserve_node.measure.WINDOW_S", 0.0)  # nobody plans with these times
     nodes: list[RunningNode] = []
     async with contextlib.AsyncExitStack() as stack:
         torch.set_num_threads(1)
 
-        async def start(**changes: Any) -> RunningNode:
-            host = await stack.enter_async_context(await Host.start(generate_identity(), [LOOPBACK]))
+        async def start(*, open_wallet: Callable[..., Any] = lambda identity: None, **changes: Any) -> RunningNode:
+            identity = generate_identity()
+            wallet = open_wallet(identity)
+            host = await stack.enter_async_context(await Host.start(identity, [LOOPBACK]))
             settings = NodeSettings(
                 tmp_path,
                 **{
@@ -186,7 +194,7 @@ async def start_node(
                 },
             )
             links = Links(host, times=TIMES, unknown_name_s=0.2)
-            nodes.append(RunningNode(Daemon(settings, host, links=links, reconnect_s=(0.02, 0.1))))
+            nodes.append(RunningNode(Daemon(settings, host, links=links, wallet=wallet, reconnect_s=(0.02, 0.1))))
             return nodes[-1]
 
         yield start

@@ -21,6 +21,7 @@ from deserve_node.engine import StepOutput
 from deserve_node.engine.interface import StageEngine
 from deserve_node.engine.swap import Swapper
 from deserve_node.timed.pace import Pace
+from deserve_node.wallet.clearance import Clearance
 
 __all__ = ["Compute", "Computed", "StepWork"]
 
@@ -65,8 +66,9 @@ class Compute:
         stage: int = 0,
         clock: Callable[[], float] = time.perf_counter,
         pace: Pace | None = None,
+        clearance: Clearance | None = None,
     ) -> None:
-        """`pace` keeps the time of an engine that only says how long steps take."""
+        """`pace` keeps the time of an engine that only says how long steps take. No step begins without `clearance`."""
         self.engine = engine
         self._swapper = swapper
         self._stage = stage
@@ -75,6 +77,7 @@ class Compute:
         self.tokens = 0
         self._clock = clock
         self._pace = pace or Pace(clock)
+        self._clearance = clearance
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._ends = ThreadPoolExecutor(1, thread_name_prefix="step-ends") if engine.queues else None
 
@@ -112,6 +115,8 @@ class Compute:
         return self.engine.cache.pages_used if self._swapper is None else self._swapper.pages_used
 
     def _run(self, work: StepWork, number: int, submitted_s: float) -> Computed:
+        if self._clearance is not None:
+            self._clearance.wait()
         tables, swap_s = (None, 0.0) if self._swapper is None else self._swapper.wait(number)
         started = self._clock()
         self.engine.release(work.released)
@@ -137,7 +142,9 @@ class Compute:
         return dataclasses.replace(computed, timing=dataclasses.replace(computed.timing, compute_s=compute_s))
 
     def close(self) -> None:
-        # First, so that no step waits for pages that will not come.
+        # First, so that no step waits for pay or for pages that will not come.
+        if self._clearance is not None:
+            self._clearance.dismiss()
         if self._swapper is not None:
             self._swapper.close()
         # Before the thread whose steps it waits for, so that none of those it still holds is cancelled under it.

@@ -74,6 +74,8 @@ class Engagement:
         self._clearance = Clearance()
         self._shut_s: float | None = None
         """Since when the node waits."""
+        self._stopped = False
+        """It has waited long enough, and left the ring."""
         self.alarm: str | None = None
         """Why it does, in words."""
         self.alarms = 0
@@ -177,12 +179,18 @@ class Engagement:
         with self._lock:
             self._judge()
 
+    async def overdue(self) -> str | None:
+        """Why this node has stopped serving for want of pay, looked at anew; None where it has not."""
+        await self.look()
+        return self.alarm if self._stopped else None
+
     async def watch(self) -> None:
-        """Keep an eye on the ledger until cancelled. Raises `Unpaid` once the node has waited long enough for pay."""
-        patience = self._patience
+        """Keep an eye on the ledger while the node serves. Raises `Unpaid` once it has waited long enough for pay."""
+        patience, began_s = self._patience, self._clock()
         while True:
             await self.look()
-            if self._shut_s is not None and self._clock() - self._shut_s >= patience.unpaid_s:
+            if self._shut_s is not None and self._clock() - max(self._shut_s, began_s) >= patience.unpaid_s:
+                self._stopped = True
                 raise Unpaid(f"this node stops serving: {self.alarm}")
             pause_s = patience.look_s if self._shut_s is None else min(patience.look_s, patience.unpaid_s / 10)
             await asyncio.sleep(pause_s)
@@ -211,6 +219,7 @@ class Engagement:
             log.warning("waiting for pay from 0x%s: %s", self.debtor.coordinator.hex(), alarm)
         elif alarm is None and self.alarm is not None:
             self._shut_s = None
+            self._stopped = False
             log.info("paid by 0x%s again", self.debtor.coordinator.hex())
         self.alarm = alarm
         self._clearance.set(alarm is None)

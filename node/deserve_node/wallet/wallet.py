@@ -95,10 +95,17 @@ class Wallet:
             return f"it pays through {there}, this node through 0x{here.contract.hex()} on chain {here.chain_id}"
         return None
 
+    def debtor(self, ledger: LedgerRef) -> Debtor:
+        return Debtor(self.domain, ledger.coordinator, self.node_id)
+
     def engage(self, ledger: LedgerRef) -> Engagement:
-        debtor = Debtor(self.domain, ledger.coordinator, self.node_id)
         return Engagement(
-            debtor, self.store, self.prices, self.ledger, most_chunks=self.most_chunks, patience=self.patience
+            self.debtor(ledger),
+            self.store,
+            self.prices,
+            self.ledger,
+            most_chunks=self.most_chunks,
+            patience=self.patience,
         )
 
     def close(self) -> None:

@@ -108,10 +108,17 @@ async def test_the_second_unpaid_chunk_stops_the_computing_thread_until_it_is_pa
 async def test_a_node_that_is_not_paid_leaves_with_the_reason(engagement, clock):
     await engagement.look()
     serve(engagement, 0, 1)
+    clock.now_s += 1.0  # before there was a ring to leave
     watching = asyncio.create_task(engagement.watch())
+    await asyncio.wait([watching], timeout=0.05)
+    assert not watching.done()
+    assert await engagement.overdue() is None
     clock.now_s += 1.0
     with pytest.raises(Unpaid, match="stops serving: 2 chunks are unpaid"):
         await watching
+    assert "2 chunks are unpaid" in await engagement.overdue()
+    await engagement.credit(note(200, 1, covers=(work_id(0),)))
+    assert await engagement.overdue() is None
 
 
 async def test_a_node_that_is_paid_meanwhile_stays(engagement, clock):
