@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from deserve_testnet import launch
 from deserve_testnet.errors import ProcessDied, TestnetError, UsageError
+from deserve_testnet.forked import ForkedChild, fork
 
 __all__ = ["Process", "Processes"]
 
@@ -29,9 +30,9 @@ _TAIL_BYTES = 8192
 
 
 class Process:
-    """One running child; made by `Processes.spawn`. `ready` is what it printed when it was ready, empty before."""
+    """One running child; made by `Processes`. `ready` is what it printed when it was ready, empty before."""
 
-    def __init__(self, name: str, child: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, name: str, child: asyncio.subprocess.Process | ForkedChild, log: Path) -> None:
         self.name = name
         self.log = log
         self.ready: dict[str, Any] = {}
@@ -160,6 +161,16 @@ class Processes:
                 start_new_session=True,
                 env={**os.environ, **(environment or {})},
             )
+        return self._keep(name, child, log)
+
+    async def fork(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
+        """The same for `deserve ARGUMENTS`, forked from the template: sooner, and with less memory of its own."""
+        log = self._log_directory / f"{name}.log"
+        with log.open("ab") as errors:
+            child = await fork(arguments, {**os.environ, **(environment or {})}, errors.fileno())
+        return self._keep(name, child, log)
+
+    def _keep(self, name: str, child: asyncio.subprocess.Process | ForkedChild, log: Path) -> Process:
         process = Process(name, child, log)
         self._running.append(process)
         self._ends.append(asyncio.create_task(self._note_end(process), name=f"{name} end"))

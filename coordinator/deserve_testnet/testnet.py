@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from deserve_testnet.config import TestnetConfig
 from deserve_testnet.errors import TestnetError, UsageError
+from deserve_testnet.forked import CAN_FORK
 from deserve_testnet.network_view import NetworkView
 from deserve_testnet.processes import Process, Processes
 from deserve_testnet.ring_size import check_ring_size
@@ -195,6 +196,8 @@ class Testnet:
     async def _spawn(self, name: str, member: int, arguments: Sequence[str], threads: int) -> Process:
         # Thread pools that a library sizes by itself would take every core in every process.
         environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        if self.internet is None and CAN_FORK:
+            return await self._processes.fork(name, arguments, environment)
         return await self._processes.spawn(name, self.command(member, arguments), environment)
 
     def _make_directory(self, stack: contextlib.AsyncExitStack) -> Path:
