@@ -154,11 +154,11 @@ def decide(c: sqlite3.Connection, keys: Sequence[int]) -> None:
 
 
 def refute(c: sqlite3.Connection, keys: Sequence[int]) -> None:
-    """These rows' results are wrong: their bills are void. A row that is decided already stays as it is."""
+    """These rows' results are wrong: their bills are void. What is in a credit already stays in it."""
     for key in keys:
         bills = c.execute(
             "SELECT b.job_id, b.position, b.exact, b.covered, e.batch_id FROM bills b JOIN escrows e"
-            " ON e.job_id = b.job_id WHERE b.row = ? AND b.decided = 0 AND b.void = 0",
+            " ON e.job_id = b.job_id WHERE b.row = ? AND b.void = 0",
             (key,),
         )
         for bill in bills.fetchall():
@@ -166,7 +166,9 @@ def refute(c: sqlite3.Connection, keys: Sequence[int]) -> None:
             assert found is not None
             exact = int(bill["exact"])
             c.execute("UPDATE bills SET void = 1, covered = 0 WHERE job_id = ? AND position = ?", place)
-            c.execute("UPDATE earnings SET state = 'void' WHERE job_id = ? AND position = ?", place)
+            c.execute(
+                "UPDATE earnings SET state = 'void' WHERE job_id = ? AND position = ? AND state != 'credited'", place
+            )
             c.execute(
                 "UPDATE escrows SET exact = ?, covered_exact = ? WHERE batch_id = ?",
                 (

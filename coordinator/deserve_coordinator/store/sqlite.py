@@ -9,6 +9,7 @@ from typing import Any
 
 from deserve_coordinator.money.tariff import StageTerms
 from deserve_coordinator.store import batch_queries, escrow_queries, row_queries
+from deserve_coordinator.store.audits import AuditStore
 from deserve_coordinator.store.database import Database
 from deserve_coordinator.store.money import MoneyStore
 from deserve_coordinator.store.money_records import NewEscrow
@@ -34,6 +35,7 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._database = Database(path)
         self.money = MoneyStore(self._database)
+        self.audits = AuditStore(self._database)
 
     async def add_file(self, record: FileRecord) -> None:
         await self._database.write(lambda c: batch_queries.add_file(c, record))

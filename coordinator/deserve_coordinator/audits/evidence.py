@@ -1,0 +1,133 @@
+"""Evidence as the coordinator holds it, and whether it is what the audited node signed for.
+
+Nothing is computed here but hashes: whether the outputs follow from the inputs is for an auditor to say. An auditor
+does not see the receipts, so only here is it known that what it replays is what was committed to.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from deserve_coordinator.audits.case import Subject
+from deserve_coordinator.store.money_records import ReceiptRecord
+from deserve_ledger.commitments import RowPart, climb, digest, print_seed, root_of, row_leaf
+from deserve_network.audit_messages import PRINT_BYTES, ChunkProof, ChunkSpan, EvidenceHeader, RowEvidence
+
+__all__ = ["Expected", "evidence_fault", "header_fault"]
+
+IDS = "ids"
+ID_BYTES = 4
+
+Read = Callable[[int, int], bytes]
+"""`size` bytes of the body from an offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known of a row's evidence without asking its stage."""
+
+    codec: str
+    """Of its batch."""
+    dtype: str
+    is_tail: bool
+    tokens: int | None
+    """That passed the stage at least; None where another lease finished the row."""
+    prompt: tuple[int, ...] | None = None
+    """Its token ids; None where nobody here can tell."""
+
+
+def header_fault(header: EvidenceHeader, subject: Subject, expected: Expected, most_bytes: int) -> str | None:
+    """What is wrong with announced evidence before a byte of it has come; None where nothing is."""
+    evidence = header.evidence
+    codec = IDS if subject.first == 0 else expected.codec
+    position = 0
+    chunk = -1
+    for span, proof in zip(evidence.spans, header.proofs, strict=False):
+        if (proof.chunk, proof.start, proof.count) != (span.chunk, span.start, span.count):
+            return f"the proof of chunk {proof.chunk} is of other tokens than the evidence"
+        if span.start != position or span.chunk <= chunk:
+            return f"the tokens of chunk {span.chunk} do not follow those before"
+        position, chunk = position + span.count, span.chunk
+    checks = (
+        (evidence.body_bytes <= most_bytes, f"{evidence.body_bytes} bytes, at most {most_bytes} are taken"),
+        ((evidence.first, evidence.last) == (subject.first, subject.last), "it is of other layers"),
+        (evidence.codec == codec, f"it is packed by {evidence.codec!r}, the row by {codec!r}"),
+        (codec != IDS or evidence.token_bytes == ID_BYTES, "its token ids do not have 4 bytes each"),
+        (evidence.dtype == expected.dtype, f"it is of {evidence.dtype}, the model of {expected.dtype}"),
+        ((evidence.tail is not None) == expected.is_tail, "it is not of the stage's place in its ring"),
+        (len(evidence.spans) == len(header.proofs) > 0, "a chunk has no proof"),
+        (expected.tokens is None or position >= expected.tokens, f"{position} of {expected.tokens} tokens are there"),
+    )
+    return next((fault for sound, fault in checks if not sound), None) or _prompt_fault(evidence, expected)
+
+
+def _prompt_fault(evidence: RowEvidence, expected: Expected) -> str | None:
+    if evidence.tail is None or expected.prompt is None or evidence.tail.prompt == expected.prompt:
+        return None
+    return "its prompt is not the row's"
+
+
+def evidence_fault(
+    header: EvidenceHeader, read: Read, subject: Subject, expected: Expected, receipts: Sequence[ReceiptRecord]
+) -> str | None:
+    """What of evidence whose header is sound is not under the node's receipts; None where everything is."""
+    evidence = header.evidence
+    signed = {receipt.chunk: receipt for receipt in receipts}
+    prints_from = evidence.tokens * evidence.token_bytes
+    for span, proof in zip(evidence.spans, header.proofs, strict=True):
+        if (receipt := signed.get(span.chunk)) is None:
+            return f"nothing was signed for chunk {span.chunk}"
+        part = RowPart(subject.job_id, subject.row, subject.lease, header.attempt, span.start, span.count)
+        inputs = read(span.start * evidence.token_bytes, span.count * evidence.token_bytes)
+        came = climb(row_leaf(part, digest(inputs)), proof.in_path)
+        if root_of(came, proof.previous_print_root) != receipt.in_root:
+            return f"the inputs of chunk {span.chunk} are not those that were signed for"
+        if root_of(receipt.wire_root, receipt.print_root) != receipt.out_root:
+            return f"the receipt for chunk {span.chunk} is not over its own roots"
+        if evidence.tail is None:
+            prints = read(prints_from + span.start * PRINT_BYTES, span.count * PRINT_BYTES)
+            fault = _prints_fault(span, proof, receipt, row_leaf(part, digest(prints)))
+        else:
+            fault = _drawn_fault(evidence, span, proof, receipt, part)
+        if fault is not None:
+            return fault
+        if subject.first == 0 and (fault := _ids_fault(inputs, span, expected)) is not None:
+            return fault
+    return None
+
+
+def _prints_fault(span: ChunkSpan, proof: ChunkProof, receipt: ReceiptRecord, leaf: bytes) -> str | None:
+    if span.seed != print_seed(receipt.work_id, receipt.wire_root):
+        return f"the fingerprints of chunk {span.chunk} have another seed than what left the stage gives"
+    if climb(leaf, proof.print_path) != receipt.print_root:
+        return f"the fingerprints of chunk {span.chunk} are not those that were signed for"
+    return None
+
+
+def _drawn_fault(
+    evidence: RowEvidence, span: ChunkSpan, proof: ChunkProof, receipt: ReceiptRecord, part: RowPart
+) -> str | None:
+    """A token is drawn by the step that computes the position before it."""
+    assert evidence.tail is not None
+    known = len(evidence.tail.prompt) + len(evidence.tail.generated)
+    first, end = max(span.start + 1, known), span.start + span.count + 1
+    ids = evidence.tail.drawn[first - known : max(first, end) - known]
+    if first >= end:
+        return None
+    if len(ids) != end - first:
+        return f"tokens that chunk {span.chunk} drew are missing"
+    drawn = RowPart(part.job_id, part.row, part.lease, part.attempt, first, len(ids))
+    leaf = row_leaf(drawn, digest(struct.pack(f"<{len(ids)}i", *ids)))
+    if climb(leaf, proof.out_path) != receipt.wire_root:
+        return f"the tokens drawn in chunk {span.chunk} are not those that were signed for"
+    return None
+
+
+def _ids_fault(inputs: bytes, span: ChunkSpan, expected: Expected) -> str | None:
+    if expected.prompt is None:
+        return None
+    ids: Mapping[int, int] = dict(enumerate(struct.unpack(f"<{span.count}i", inputs), span.start))
+    wrong = next((p for p, i in ids.items() if p < len(expected.prompt) and expected.prompt[p] != i), None)
+    return None if wrong is None else f"token {wrong} is not the row's"
