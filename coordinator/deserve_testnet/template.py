@@ -11,16 +11,19 @@ stdout and stderr. The answers are {"pid": n} and, when the child has ended, {"c
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
 import importlib
 import json
+import logging
 import os
 import selectors
 import signal
 import socket
 import sys
+from typing import NoReturn
 
 from setproctitle import setproctitle
 
@@ -143,13 +146,24 @@ def main() -> None:
     except _Forked as forked:
         sys.argv = ["deserve", *forked.arguments]
         setproctitle(" ".join(sys.argv))
-        arguments = forked.arguments
+        _run(forked.arguments)
+
+
+def _run(arguments: list[str]) -> NoReturn:
+    """The command, and the end of this process without taking the libraries apart again: that takes them seconds."""
     from deserve_client.main import main as deserve
 
+    code: object = 1
     try:
         deserve(arguments)
-    finally:
-        gc.unfreeze()  # some libraries look for leaks when Python ends, and take what is frozen for one
+    except SystemExit as ended:
+        code = ended.code
+    except Exception:
+        logging.getLogger(__name__).exception("the command failed")
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else code is not None)
 
 
 if __name__ == "__main__":
