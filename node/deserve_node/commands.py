@@ -105,6 +105,7 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
 @click.option(
     "--plan", metavar="KEY=N,...", help="As head: set microbatches, rows, swap_pages, step_budget_ms by hand."
 )
+@click.option("--cheat", metavar="KIND", hidden=True, help="Misbehave, in a testnet.")
 @click.option("--stage-profile", metavar="FILE", help="Take the times of this TOML profile instead of computing.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("--verbose", is_flag=True, help="Log what is normal, too.")

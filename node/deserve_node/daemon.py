@@ -228,6 +228,7 @@ class Daemon:
             settings.kv_limits,
             settings.overrides,
             settings.profile,
+            settings.cheat,
         )
         try:
             if assign.model != served.model:

@@ -19,7 +19,8 @@ NodeError
 ├── AssignmentError            (member) the coordinator's Assign or Begin does not fit this node
 ├── NoLinkError                (ring.neighbours) a neighbour could not be linked with; names it
 ├── RingProtocolError          (ring.head) a stage of the ring sent what does not belong there
-└── PayloadError               (ring.payload) a frame's payload is not what its header declares
+├── PayloadError               (ring.payload) a frame's payload is not what its header declares
+└── AuditError                 (audit.errors) an audit that cannot be done; has a tree of its own
 """
 
 from __future__ import annotations

@@ -45,14 +45,21 @@ def load_stage(
     device: torch.device,
     memory_bytes: int,
     kv: KvLimits,
+    cheat: str = "",
 ) -> LoadedStage:
-    """Load layers [first, last), give KV what `memory_bytes` leaves within `kv`, measure steps. Raises `NodeError`."""
+    """Load layers [first, last), give KV what `memory_bytes` leaves within `kv`, measure steps. Raises `NodeError`.
+
+    `cheat` names one of `deserve_node.audit.cheats.CHEATS`, for testnets.
+    """
+    from deserve_node.audit.cheats import CHEATS, HONEST
     from deserve_node.shard.loading import load_shard
 
     torch_dtype = DTYPES.get(dtype)
     if torch_dtype is None:
         raise NodeError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    shard = load_shard(files, first, last, dtype=torch_dtype, device=device)
+    misdeed = CHEATS[cheat] if cheat else HONEST
+    left_out = (first + last) // 2 if misdeed.skips else None
+    shard = load_shard(files, first, last, dtype=torch_dtype, device=device, change=misdeed.change, left_out=left_out)
     layers = f"layers [{first}, {last})"
     if shard.tensor_bytes >= memory_bytes:
         raise NodeError(f"{layers} take {shard.tensor_bytes} bytes of the {memory_bytes} lent and leave none for KV")
@@ -70,10 +77,11 @@ def load_stage(
     engine.parts = choose_parts(engine)
     cost = CostFit(*astuple(measure_cost(engine)))
     swapper = open_swapper(cache, device, kv.copy_bytes_per_s)
+    served = misdeed.wrap(engine)
     if swapper is None:
-        return LoadedStage(engine, cost, device.type == "cpu", 0.0, 0.0)
+        return LoadedStage(served, cost, device.type == "cpu", 0.0, 0.0)
     try:
-        return LoadedStage(engine, cost, device.type == "cpu", *copy_rates(swapper, cache), swapper)
+        return LoadedStage(served, cost, device.type == "cpu", *copy_rates(swapper, cache), swapper)
     except BaseException:
         swapper.close()
         raise

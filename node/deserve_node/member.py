@@ -78,6 +78,8 @@ class Lending:
     """What of the ring's plan is set by hand, where this node is the head."""
     profile: RingProfile | None
     """Stages take its time instead of computing; None: they compute."""
+    cheat: str = ""
+    """How they misbehave, in a testnet."""
 
 
 class RingMember:
@@ -187,6 +189,7 @@ class RingMember:
                 device=lending.device,
                 memory_bytes=lending.memory_bytes,
                 kv=lending.kv,
+                cheat=lending.cheat,
             )
         else:
             context_tokens = lending.profile.common.context_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import tomllib
@@ -23,6 +24,7 @@ __all__ = [
     "AMOUNTS",
     "LEAST_ROWS",
     "MOST_ROWS",
+    "TESTNET_VARIABLE",
     "NodeSettings",
     "SettingsError",
     "load_settings",
@@ -32,6 +34,8 @@ __all__ = [
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _MOST_BYTES = 2**60
+TESTNET_VARIABLE = "DESERVE_TESTNET"
+"""Set to "1" by a testnet for its nodes."""
 LEAST_ROWS, MOST_ROWS = 16, 16_384
 """In flight, as head."""
 AMOUNTS = {
@@ -87,6 +91,8 @@ class NodeSettings:
     """Where this node is the head: what of the ring's plan is set by hand, see `deserve_plan.plan.PlanOverrides`."""
     stage_profile: str = ""
     """A TOML file: steps take its times and nothing is computed, see `deserve_node.timed`."""
+    cheat: str = ""
+    """How stages misbehave, see `deserve_node.audit.cheats`; only in a testnet, which says so in `DESERVE_TESTNET`."""
 
     @property
     def kv_limits(self) -> KvLimits:
@@ -171,6 +177,16 @@ def _from_file(file: Path) -> dict[str, Any]:
     return values
 
 
+def _check_cheat(cheat: str) -> None:
+    # Imported only here: it brings torch.
+    from deserve_node.audit.cheats import CHEATS
+
+    if os.environ.get(TESTNET_VARIABLE) != "1":
+        raise SettingsError("cheat: nodes cheat in testnets only")
+    if cheat not in CHEATS:
+        raise SettingsError(f"cheat: {cheat!r} is not one of {', '.join(CHEATS)}")
+
+
 def _check(settings: NodeSettings) -> None:
     for key, least, most in (
         ("memory_bytes", 0, _MOST_BYTES),
@@ -211,5 +227,7 @@ def _check(settings: NodeSettings) -> None:
         parse_host_port(settings.http)
     except AddressInvalid as error:
         raise SettingsError(f"http: {error}") from error
+    if settings.cheat:
+        _check_cheat(settings.cheat)
     read_join_token(settings.join_token_file)
     _ = settings.profile, settings.overrides

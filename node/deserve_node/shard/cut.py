@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deserve_models.layers import is_embedding, is_token_embedding
 from deserve_node.errors import UnsupportedModelError
 
-__all__ = ["Boundary", "cut_class", "decoder", "layer_list"]
+__all__ = ["Boundary", "cut_class", "decoder", "layer_list", "leave_out"]
 
 # Where the module that owns the decoder layers keeps them.
 _LAYER_LISTS = ("layers", "h", "blocks")
@@ -100,6 +100,12 @@ def layer_list(owner: nn.Module) -> nn.ModuleList:
         if isinstance(layers, nn.ModuleList):
             return layers
     raise UnsupportedModelError(f"{type(owner).__name__}: no list of decoder layers")
+
+
+def leave_out(model: nn.Module, index: int) -> None:
+    """Make layer `index` a pass-through, as those of other stages are."""
+    layers = layer_list(decoder(model))
+    layers[index] = _Elsewhere(layers[index])
 
 
 def cut_class(original: type[Any], first: int, last: int, boundary: Boundary) -> type[Any]:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import transformers
+from torch import nn
 
 from deserve_models import ModelError, ModelFiles, UnservableModelError
 from deserve_models.serving import check_servable
 from deserve_node.errors import ShardError, UnsupportedModelError
 from deserve_node.shard.activation import split_activations
 from deserve_node.shard.attention import PROBE, SERVE, AttentionSlot, register
-from deserve_node.shard.cut import Boundary, cut_class, decoder, layer_list
+from deserve_node.shard.cut import Boundary, cut_class, decoder, layer_list, leave_out
 from deserve_node.shard.experts import SERVE_EXPERTS, register_experts
 from deserve_node.shard.fused import fuse_modules
 from deserve_node.shard.independence import check_rows_are_independent
@@ -33,8 +35,23 @@ __all__ = ["load_shard"]
 _LOADING = threading.Lock()
 
 
-def load_shard(files: ModelFiles, first: int, last: int, *, dtype: torch.dtype, device: torch.device) -> Shard:
+def load_shard(
+    files: ModelFiles,
+    first: int,
+    last: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    weights: torch.dtype | None = None,
+    fused: bool = True,
+    change: Callable[[nn.Module], None] = lambda model: None,
+    left_out: int | None = None,
+) -> Shard:
     """Load layers [first, last) of `files` as `dtype` onto `device`.
+
+    `weights`: round them to this first, as a stage that computes in it does. `fused` False leaves every module as
+    transformers built it, without kernels of ours outside attention. `change` may alter the model before that,
+    and layer `left_out` is not computed: what a cheat does (`deserve_node.audit.cheats`).
 
     Peak memory is the range's own tensors plus a few MB, and for a checkpoint with one tensor per expert the experts of
     one layer more, which are fused after reading. Blocks on the disk, and for a Hub model on the network.
@@ -52,17 +69,22 @@ def load_shard(files: ModelFiles, first: int, last: int, *, dtype: torch.dtype, 
     boundary = Boundary()
     # What the architecture asks to keep in float32 whatever `dtype` is.
     kept = {*(original._keep_in_fp32_modules or ()), *(original._keep_in_fp32_modules_strict or ())}
-    model = _load(original, config, first, last, boundary, lazy_state_dict(entries, dtype, kept), dtype, device)
+    state_dict = lazy_state_dict(entries, dtype, kept, through=weights)
+    model = _load(original, config, first, last, boundary, state_dict, dtype, device)
+    change(model)
     slot = AttentionSlot()
     layers = layer_list(decoder(model))
     slot.claim({index: layers[index] for index in range(first, last)})
     _probe(model, first, last, slot, boundary)
+    if left_out is not None:
+        leave_out(model, left_out)
     shard = Shard(model, first, last, slot, boundary)
-    if device.type == "cpu":
+    if fused and device.type == "cpu":
         fuse_modules(model)
         fuse_rotations(model)
         split_activations(model)
-    pack_linears(model, shard.tensor_bytes)
+    if fused:
+        pack_linears(model, shard.tensor_bytes)
     check_rows_are_independent(shard)
     return shard
 

@@ -37,9 +37,9 @@ _PIECE_ELEMENTS = 1 << 20
 class LazyTensor:
     """Reads itself when indexed with `...`, which is how transformers materialises a slice of a safetensors file."""
 
-    __slots__ = ("_dtype", "_entry", "_target")
+    __slots__ = ("_dtype", "_entry", "_target", "_through")
 
-    def __init__(self, entry: TensorEntry, dtype: torch.dtype | None) -> None:
+    def __init__(self, entry: TensorEntry, dtype: torch.dtype | None, through: torch.dtype | None = None) -> None:
         if entry.dtype not in _DTYPES:
             raise ShardError(
                 f"{entry.file}: tensor {entry.name}: {entry.dtype} is not supported; use a float checkpoint"
@@ -47,6 +47,7 @@ class LazyTensor:
         self._entry = entry
         self._dtype = _DTYPES[entry.dtype]
         self._target = dtype if dtype is not None and self._dtype.is_floating_point else self._dtype
+        self._through = through if dtype is not None and self._dtype.is_floating_point else None
 
     @property
     def shape(self) -> torch.Size:
@@ -64,14 +65,14 @@ class LazyTensor:
         target = torch.empty(entry.elements, dtype=self._target)
         with entry.file.open("rb", buffering=0) as stream:
             stream.seek(entry.offset)
-            if self._target == self._dtype:
+            if self._target == self._dtype and self._through is None:
                 self._fill(stream, target)
             else:
                 piece = torch.empty(min(_PIECE_ELEMENTS, entry.elements), dtype=self._dtype)
                 for start in range(0, entry.elements, _PIECE_ELEMENTS):
                     part = piece[: min(_PIECE_ELEMENTS, entry.elements - start)]
                     self._fill(stream, part)
-                    target[start : start + len(part)] = part
+                    target[start : start + len(part)] = part if self._through is None else part.to(self._through)
         return target.view(entry.shape)
 
     def _fill(self, stream: FileIO, target: Tensor) -> None:
@@ -87,14 +88,18 @@ class LazyTensor:
 
 
 def lazy_state_dict(
-    entries: Mapping[str, TensorEntry], dtype: torch.dtype, as_stored: Collection[str] = ()
+    entries: Mapping[str, TensorEntry],
+    dtype: torch.dtype,
+    as_stored: Collection[str] = (),
+    *,
+    through: torch.dtype | None = None,
 ) -> dict[str, LazyTensor]:
     """A state dict for `from_pretrained` that costs nothing until it is read.
 
-    Floats become `dtype` while they are read, except where the name contains one of `as_stored`: those keep the file's
-    type, for transformers to decide.
+    Floats become `dtype` while they are read, rounded to `through` first where that is given, except where the name
+    contains one of `as_stored`: those keep the file's type, for transformers to decide.
     """
     return {
-        name: LazyTensor(entry, None if any(part in name for part in as_stored) else dtype)
+        name: LazyTensor(entry, None if any(part in name for part in as_stored) else dtype, through)
         for name, entry in entries.items()
     }
