@@ -33,7 +33,8 @@ def to_plain(value: Any) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _field_types(kind: Any) -> tuple[Any, ...]:
-    hints = get_type_hints(kind)
+    # `HashTrieMap` cannot be subscripted at run time; where it is annotated, a Mapping is found.
+    hints = get_type_hints(kind, localns={"HashTrieMap": Mapping})
     return tuple(hints[field.name] for field in fields(kind))
 
 
@@ -52,9 +53,10 @@ def from_plain(kind: Any, plain: Any) -> Any:
     if kind in (int, bool, str) and type(plain) is kind:
         return plain
     if isinstance(plain, list):
-        if origin in (HashTrieMap, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in plain):
+        if origin in (Mapping, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in plain):
             key, item = arguments
-            return origin((from_plain(key, one), from_plain(item, other)) for one, other in plain)
+            pairs = [(from_plain(key, one), from_plain(item, other)) for one, other in plain]
+            return dict(pairs) if origin is dict else HashTrieMap(pairs)
         if origin is tuple and arguments[-1] is ...:
             return tuple(from_plain(arguments[0], item) for item in plain)
         is_record = isinstance(kind, type) and is_dataclass(kind)

@@ -56,6 +56,7 @@ class JournalTables:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._broken = ""
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
         try:
@@ -87,7 +88,16 @@ class JournalTables:
             raise RolledBack(f"{self._path}: {damaged}") from damaged
 
     def append(self, entry: Entry, entry_hash: bytes, events: Sequence[Event]) -> None:
-        """All of it, durably, or nothing and an error."""
+        """All of it, durably. Raises `LedgerError` where that is not certain; opening the file again tells."""
+        if self._broken:
+            raise LedgerError(f"{self._path} could not be written before and has to be opened again: {self._broken}")
+        try:
+            self._append(entry, entry_hash, events)
+        except sqlite3.Error as error:
+            self._broken = str(error)
+            raise LedgerError(f"{self._path} cannot be written: {error}") from error
+
+    def _append(self, entry: Entry, entry_hash: bytes, events: Sequence[Event]) -> None:
         signed = entry.signed
         with _Transaction(self._connection):
             self._connection.execute(
