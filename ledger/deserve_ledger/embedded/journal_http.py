@@ -16,15 +16,18 @@ from deserve_ledger.errors import ChainUnreachable, InvalidField, Refused
 __all__ = ["JournalHttp"]
 
 _ATTEMPTS = 4
-_FIRST_PAUSE_S = 0.2
 _TIMEOUT = aiohttp.ClientTimeout(total=20.0)
 
 
 class JournalHttp:
-    """`url` is where `server.journal_application` is mounted; the session stays its maker's."""
+    """`url` is where `server.journal_application` is mounted; the session stays its maker's.
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    After a failure it pauses, `pause_s` at first and then twice as long each time, less up to half at random.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, pause_s: float = 0.4) -> None:
         self._session = session
+        self._pause_s = pause_s
         self._url = url.rstrip("/")
 
     async def ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
@@ -32,7 +35,7 @@ class JournalHttp:
         problem = ""
         for attempt in range(_ATTEMPTS):
             if attempt:
-                await asyncio.sleep(_FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0))
+                await asyncio.sleep(self._pause_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
             try:
                 async with self._session.request(method, self._url + path, timeout=_TIMEOUT, **request) as response:
                     if response.status < 500:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -44,13 +43,10 @@ class EmbeddedLedger:
     `access` is a journal of this process (`OwnedJournal`) or somebody else's (`RemoteJournal`), and closed with this.
     """
 
-    def __init__(
-        self, access: JournalAccess, key: bytes, pending: Path, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, access: JournalAccess, key: bytes, pending: Path) -> None:
         self._access = access
         self._key = key
         self._pending = PendingCall(pending)
-        self._clock = clock
         self._account = PrivateKey(key).public_key.to_canonical_address()
         self._domain = journal_domain(access.owner)
         self._submitting = asyncio.Lock()

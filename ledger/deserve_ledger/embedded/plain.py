@@ -42,9 +42,11 @@ def from_plain(kind: Any, plain: Any) -> Any:
     """A value of type `kind`. Raises `InvalidField` where `plain` has another shape."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is types.UnionType:
-        meant = bytes if isinstance(plain, str) and bytes in arguments else type(plain)
-        if meant in arguments:
-            return None if plain is None else from_plain(meant, plain)
+        if plain is None and types.NoneType in arguments:
+            return None
+        options = [option for option in arguments if option is not types.NoneType]
+        told_apart = {str: bytes}.get(type(plain), type(plain))
+        return from_plain(told_apart if told_apart in options else options[0], plain)
     if kind is bytes and isinstance(plain, str):
         try:
             return bytes.fromhex(plain)
