@@ -6,6 +6,10 @@ LedgerError
 ├── Refused              the ledger turned a call down; `reason` is the contract's error name, in every backend
 ├── Unsettled            a call was sent and its fate is not known yet; it is asked again, never sent twice
 ├── ChainUnreachable     the RPC endpoint does not answer
+├── ChainRefused         the RPC endpoint answers with an error of its own
+├── Unfunded             the account cannot pay for a transaction's gas
+├── OutboxHeld           another process makes transactions with this account
+├── Reorganised          blocks that counted as final are gone; `position` says from where to ask again
 ├── RolledBack           a counterparty showed a journal that is shorter than, or differs from, what it signed before
 ├── KeystoreError        a key file that is missing, unsafe or does not open
 └── DevnetUnusable       a development chain's directory or address is taken, or its log is damaged
@@ -15,13 +19,17 @@ from __future__ import annotations
 
 __all__ = [
     "BadSignature",
+    "ChainRefused",
     "ChainUnreachable",
     "DevnetUnusable",
     "InvalidField",
     "KeystoreError",
     "LedgerError",
+    "OutboxHeld",
     "Refused",
+    "Reorganised",
     "RolledBack",
+    "Unfunded",
     "Unsettled",
 ]
 
@@ -54,6 +62,24 @@ class Unsettled(LedgerError):
 
 class ChainUnreachable(LedgerError):
     pass
+
+
+class ChainRefused(LedgerError):
+    pass
+
+
+class Unfunded(LedgerError):
+    pass
+
+
+class OutboxHeld(LedgerError):
+    pass
+
+
+class Reorganised(LedgerError):
+    def __init__(self, position: int) -> None:
+        super().__init__(f"the chain took back blocks that counted as final: events after {position} are not the same")
+        self.position = position
 
 
 class RolledBack(LedgerError):

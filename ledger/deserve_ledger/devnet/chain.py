@@ -189,7 +189,7 @@ class Chain:
 
     def _execute(self, message: Message, number: int, time_s: int, gas: int) -> Any:
         machine = self._machine(self.block(number), time_s, base_fee_per_gas=0)
-        unsigned = machine.get_transaction_builder().new_unsigned_transaction(
+        unsigned = machine.create_unsigned_transaction(
             nonce=machine.state.get_nonce(message.sender),
             gas_price=0,
             gas=gas,

@@ -37,7 +37,7 @@ class Methods:
     def __init__(self, producer: Producer, *, time_control: bool = False) -> None:
         self._producer = producer
         self._chain: Chain = producer.chain
-        self._snapshots: list[int] = []
+        self._snapshots: list[tuple[int, int]] = []
         own = vars(type(self)).items()
         self._methods = {name: getattr(self, name) for name, _ in own if name.startswith(("eth_", "net_", "web3_"))}
         if time_control:
@@ -189,14 +189,15 @@ class Methods:
         return True
 
     def evm_snapshot(self) -> str:
-        self._snapshots.append(self._chain.head.number)
+        self._snapshots.append((self._chain.head.number, self._producer.ahead_s))
         return quantity(len(self._snapshots))
 
     def evm_revert(self, snapshot: str) -> bool:
         number = int(snapshot, 16)
         if not 1 <= number <= len(self._snapshots):
             return False
-        self._chain.revert_to(self._snapshots[number - 1])
+        height, self._producer.ahead_s = self._snapshots[number - 1]
+        self._chain.revert_to(height)
         del self._snapshots[number - 1 :]
         return True
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -241,19 +240,3 @@ def test_what_was_answered_outlives_kill_9(tmp_path):
     finally:
         assert end(process, signal.SIGTERM) == 0
     assert os.stat(tmp_path / "blocks.jsonl").st_mode & 0o077 == 0
-
-
-def test_its_pace(tmp_path, record_property):
-    process, told = start_process(tmp_path)
-    try:
-        chain = Web3(HTTPProvider(told["rpc_url"]))
-        raw = [transfer(nonce) for nonce in range(100)]
-        begun = time.monotonic()
-        for one in raw:
-            chain.eth.send_raw_transaction(one)
-        rate = len(raw) / (time.monotonic() - begun)
-    finally:
-        end(process, signal.SIGKILL)
-    print(f"{rate:.0f} transactions a second, ready after {told['start_s']} s")
-    record_property("transactions_per_s", rate)
-    assert rate > 20
