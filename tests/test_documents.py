@@ -14,7 +14,7 @@ from deserve_client.main import deserve
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TREES = "kernels|node|coordinator|tests|docs"
+TREES = "kernels|ledger|node|coordinator|tests|docs"
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
@@ -36,7 +36,7 @@ def code(text: str) -> list[str]:
 
 def source_of(module: str) -> str | None:
     """The source of a module of ours, None where there is none. Nothing is imported, which would take seconds."""
-    for root in ("kernels", "node", "coordinator"):
+    for root in ("kernels", "ledger", "node", "coordinator"):
         path = ROOT / root / module.replace(".", "/")
         for file in (path.with_suffix(".py"), path / "__init__.py"):
             if file.exists():

@@ -19,7 +19,17 @@ from typing import Any
 from deserve_ledger.contracts import Artifact
 from deserve_ledger.errors import LedgerError
 
-__all__ = ["CONTRACTS", "SETTINGS", "CompilerMissing", "compile_sources", "hash_sources", "install", "own_sources"]
+__all__ = [
+    "CONTRACTS",
+    "SETTINGS",
+    "CompilationFailed",
+    "CompilerMissing",
+    "compile_sources",
+    "hash_sources",
+    "install",
+    "own_sources",
+    "write_artifact",
+]
 
 DIRECTORY = Path(__file__).parent
 CONTRACTS = ("DeserveLedger", "TestToken")
@@ -77,46 +87,43 @@ def hash_sources(sources: Mapping[str, str]) -> str:
 
 
 def compile_sources(
-    modules: Path, sources: Mapping[str, str], names: tuple[str, ...] = CONTRACTS, *, optimize: bool = True
+    modules: Path, sources: Mapping[str, str], names: tuple[str, ...] = CONTRACTS, *, warnings: bool = False
 ) -> dict[str, Artifact]:
-    """The contracts called `names`, each from the file of its name. Raises `CompilationFailed`, for a warning
-    about ours as well.
+    """The contracts called `names`, each from the file of its name.
 
-    Without `optimize` it takes a third of the time, and the ledger is too large for a real chain.
+    Raises `CompilationFailed`, for a warning about one of ours as well unless `warnings` lets it pass.
     """
-    settings = SETTINGS if optimize else {**SETTINGS, "optimizer": {"enabled": False}}
     wanted = {f"{name}.sol": {name: ["abi", "evm.bytecode.object"]} for name in names}
     request = {
         "language": "Solidity",
         "sources": {name: {"content": text} for name, text in sources.items()},
-        "settings": {**settings, "outputSelection": wanted},
+        "settings": {**SETTINGS, "outputSelection": wanted},
     }
     command = ["node", str(DIRECTORY / "standard_json.js"), str(modules)]
     done = subprocess.run(
         command, input=json.dumps(request), capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=True
     )
     answer = json.loads(done.stdout)
-    if complaints := [
-        entry["formattedMessage"] for entry in answer.get("errors", ()) if not _is_foreign_warning(entry)
-    ]:
-        raise CompilationFailed("\n".join(complaints))
+    entries = answer.get("errors", ())
+    if complaints := [entry for entry in entries if not _is_harmless(entry, warnings)]:
+        raise CompilationFailed("\n".join(entry["formattedMessage"] for entry in complaints))
     return {
         name: Artifact(
             name=name,
             abi=answer["contracts"][f"{name}.sol"][name]["abi"],
             bytecode=bytes.fromhex(answer["contracts"][f"{name}.sol"][name]["evm"]["bytecode"]["object"]),
             compiler=PACKAGES[0].partition("@")[2],
-            settings=settings,
+            settings=SETTINGS,
             sources=hash_sources(sources),
         )
         for name in names
     }
 
 
-def _is_foreign_warning(entry: Mapping[str, Any]) -> bool:
-    """OpenZeppelin's own: solc warns of every use of transient storage, also of a guard, which it calls safe."""
+def _is_harmless(entry: Mapping[str, Any], warnings: bool) -> bool:
+    """Warnings, if wanted, and OpenZeppelin's own: solc warns of transient storage in a guard, and calls it safe."""
     file = str((entry.get("sourceLocation") or {}).get("file", ""))
-    return bool(entry["severity"] == "warning") and file.startswith("@")
+    return entry["severity"] == "warning" and (warnings or file.startswith("@"))
 
 
 def write_artifact(directory: Path, artifact: Artifact) -> None:
