@@ -10,6 +10,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from deserve_coordinator.assembly import assemble
 from deserve_coordinator.batch_lines import BatchLines, Check
@@ -24,6 +25,14 @@ log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 200
 _OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
+
+class Audits(Protocol):
+    """What decides whether delivered work may be published; see `audits.desk`."""
+
+    async def undecided(self, batch_id: str) -> int:
+        """Rows of the batch whose audits are not over."""
+
+
 Forget = Callable[[dict[str, list[int]]], None]
 """Told the row keys, by ring, that nobody wants any more."""
 
@@ -32,6 +41,7 @@ class Jobs:
     """One task that advances batches, each in a task of its own so that a large one holds nobody up.
 
     `clock` gives Unix seconds; `on_work` is called when rows become ready to lease, `forget` when leased rows end.
+    `audits`: None where delivered work is not audited.
     """
 
     def __init__(
@@ -41,6 +51,7 @@ class Jobs:
         check: Check,
         *,
         clock: Callable[[], float],
+        audits: Audits | None = None,
         on_work: Callable[[], None] = lambda: None,
         forget: Forget = lambda rows: None,
         poll_s: float = 1.0,
@@ -49,6 +60,7 @@ class Jobs:
         self._blobs = blobs
         self._check = check
         self._clock = clock
+        self._audits = audits
         self._on_work = on_work
         self._forget = forget
         self._poll_s = poll_s
@@ -99,11 +111,11 @@ class Jobs:
         elif batch.status == "in_progress":
             if batch.completed + batch.failed >= batch.total:
                 if await self._store.transition(batch.id, ("in_progress",), "finalizing", self._now()):
-                    await self._publish(batch.id, "finalizing", "completed")
+                    await self._publish_audited(batch.id, "completed")
             elif self._clock() >= batch.expires_at:
                 await self._expire(batch)
         elif batch.status == "finalizing":
-            await self._publish(batch.id, "finalizing", batch.outcome)
+            await self._publish_audited(batch.id, batch.outcome)
         elif batch.status == "cancelling":
             held = await self._store.close_batch(
                 batch.id,
@@ -130,14 +142,20 @@ class Jobs:
         )
         if held is not None:
             self._forget(held)
-            await self._publish(batch.id, "finalizing", "expired")
+            await self._publish_audited(batch.id, "expired")
+
+    async def _publish_audited(self, batch_id: str, outcome: str) -> None:
+        """Once audits are over: a refuted row would go back to `in_progress` with its batch until then."""
+        if self._audits is None or not await self._audits.undecided(batch_id):
+            await self._publish(batch_id, "finalizing", outcome)
 
     async def _publish(self, batch_id: str, source: str, outcome: str) -> None:
         files = await assemble(self._store, self._blobs, batch_id, self._now())
-        await self._store.transition(
+        # A row may have been taken back meanwhile: then there is more to compute.
+        if await self._store.transition(
             batch_id, (source,), outcome, self._now(), output_file=files.output, error_file=files.errors
-        )
-        log.info("batch %s %s", batch_id, outcome)
+        ):
+            log.info("batch %s %s", batch_id, outcome)
 
     async def _validate(self, batch: BatchRecord) -> None:
         await self._store.remove_rows(batch.id)  # what an interrupted validation left

@@ -72,6 +72,9 @@ class EvidenceRequest:
     ring: Annotated[str, Max(64)]
     epoch: Count
     stage: Count
+    first: Count
+    last: Count
+    """The layers that it was assigned."""
     job_id: Bytes32
     row: int
     lease: Count
@@ -136,8 +139,6 @@ class ChunkProof:
     chunk: Count
     start: Count
     count: Annotated[int, Min(1)]
-    previous_print_root: Bytes32
-    """Of the stage before, which the receipt's inRoot holds beside the root of what came in; zero at the head."""
     in_path: Path
     out_path: Path
     """At the tail, where tokens were drawn in this chunk; else empty."""

@@ -218,6 +218,8 @@ class AuditDesk:
             subject.ring,
             subject.epoch,
             subject.stage,
+            subject.first,
+            subject.last,
             subject.job_id,
             subject.row,
             subject.lease,

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deserve_coordinator.audits.case import Subject
+from deserve_coordinator.store.audit_queries import SignedPart
 from deserve_coordinator.store.money_records import ReceiptRecord
 from deserve_ledger.commitments import RowPart, climb, digest, print_seed, root_of, row_leaf
+from deserve_ledger.merkle import EMPTY_ROOT
 from deserve_network.audit_messages import PRINT_BYTES, ChunkProof, ChunkSpan, EvidenceHeader, RowEvidence
 
 __all__ = ["Expected", "evidence_fault", "header_fault"]
@@ -70,19 +72,21 @@ def _prompt_fault(evidence: RowEvidence, expected: Expected) -> str | None:
 
 
 def evidence_fault(
-    header: EvidenceHeader, read: Read, subject: Subject, expected: Expected, receipts: Sequence[ReceiptRecord]
+    header: EvidenceHeader, read: Read, subject: Subject, expected: Expected, receipts: Sequence[SignedPart]
 ) -> str | None:
     """What of evidence whose header is sound is not under the node's receipts; None where everything is."""
     evidence = header.evidence
-    signed = {receipt.chunk: receipt for receipt in receipts}
+    signed = {part.receipt.chunk: part for part in receipts}
     prints_from = evidence.tokens * evidence.token_bytes
     for span, proof in zip(evidence.spans, header.proofs, strict=True):
-        if (receipt := signed.get(span.chunk)) is None:
+        if (part_signed := signed.get(span.chunk)) is None:
             return f"nothing was signed for chunk {span.chunk}"
+        receipt = part_signed.receipt
         part = RowPart(subject.job_id, subject.row, subject.lease, header.attempt, span.start, span.count)
         inputs = read(span.start * evidence.token_bytes, span.count * evidence.token_bytes)
         came = climb(row_leaf(part, digest(inputs)), proof.in_path)
-        if root_of(came, proof.previous_print_root) != receipt.in_root:
+        # Where the ring ended before the stage before had closed the chunk, its fingerprints are not in it.
+        if receipt.in_root not in (root_of(came, part_signed.previous_print_root), root_of(came, EMPTY_ROOT)):
             return f"the inputs of chunk {span.chunk} are not those that were signed for"
         if root_of(receipt.wire_root, receipt.print_root) != receipt.out_root:
             return f"the receipt for chunk {span.chunk} is not over its own roots"

@@ -12,9 +12,11 @@ from deserve_coordinator.audits.case import Case, Kind, Outcome, Phase, Replay, 
 from deserve_coordinator.audits.reputation import Standing
 from deserve_coordinator.store import bill_queries
 from deserve_coordinator.store.money_records import ReceiptRecord
+from deserve_ledger.merkle import EMPTY_ROOT
 
 __all__ = [
     "Committed",
+    "SignedPart",
     "StageShown",
     "Undrawn",
     "case",
@@ -75,6 +77,14 @@ class Committed:
     @property
     def complete(self) -> bool:
         return self.position is not None and all(stage.complete for stage in self.stages)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedPart:
+    """A receipt, and the root over the fingerprints of the stage before as that one signed it, or zero."""
+
+    receipt: ReceiptRecord
+    previous_print_root: bytes
 
 
 def save_case(c: sqlite3.Connection, saved: Case) -> None:
@@ -216,15 +226,17 @@ def committed(c: sqlite3.Connection, part: Undrawn) -> Committed:
     return Committed(stages, newest["root"], newest["position"])
 
 
-def receipts_of(c: sqlite3.Connection, subject: Subject, attempt: int) -> list[ReceiptRecord]:
+def receipts_of(c: sqlite3.Connection, subject: Subject, attempt: int) -> list[SignedPart]:
     """What the audited node signed for its stage under this lease and attempt, by chunk."""
-    names = tuple(ReceiptRecord.__dataclass_fields__)
+    names = ", ".join(f"r.{name}" for name in ReceiptRecord.__dataclass_fields__)
     found = c.execute(
-        f"SELECT {', '.join(names)} FROM receipts WHERE job_id = ? AND lease = ? AND attempt = ? AND ring = ?"
-        " AND epoch = ? AND stage = ? AND node_id = ? ORDER BY chunk",
+        f"SELECT {names}, p.print_root FROM receipts r LEFT JOIN receipts p ON p.job_id = r.job_id"
+        " AND p.lease = r.lease AND p.attempt = r.attempt AND p.chunk = r.chunk AND p.ring = r.ring"
+        " AND p.epoch = r.epoch AND p.stage = r.stage - 1 WHERE r.job_id = ? AND r.lease = ? AND r.attempt = ?"
+        " AND r.ring = ? AND r.epoch = ? AND r.stage = ? AND r.node_id = ? ORDER BY r.chunk",
         (subject.job_id, subject.lease, attempt, subject.ring, subject.epoch, subject.stage, subject.node_id),
     )
-    return [ReceiptRecord(*row) for row in found]
+    return [SignedPart(ReceiptRecord(*row[:-1]), row[-1] or EMPTY_ROOT) for row in map(tuple, found)]
 
 
 def note_drawn(c: sqlite3.Connection, row: int, lease: int, drawn: Sequence[Case]) -> None:
@@ -277,14 +289,14 @@ def refuted(c: sqlite3.Connection, node_id: bytes) -> list[int]:
 
 def withdraw(c: sqlite3.Connection, keys: Sequence[int]) -> list[int]:
     """Take back results that do not stand: the rows are pending again, from their first token, and their batches in
-    progress. Returns the rows that this was done to; those of published batches stay.
+    progress, to the end of their window. Returns the rows that this was done to; those of published batches stay.
     """
     withdrawn = []
     for key in keys:
         row = c.execute(
             "SELECT r.batch_id, x.status, x.prompt_tokens, x.completion_tokens FROM rows r"
             " JOIN results x ON x.row = r.key JOIN batches t ON t.id = r.batch_id"
-            " WHERE r.key = ? AND t.status IN ('in_progress', 'finalizing') AND t.outcome = 'completed'",
+            " WHERE r.key = ? AND t.status IN ('in_progress', 'finalizing')",
             (key,),
         ).fetchone()
         bill_queries.refute(c, [key])

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from deserve_coordinator.audits.case import Case, Subject
 from deserve_coordinator.audits.reputation import Standing
 from deserve_coordinator.store import audit_queries
-from deserve_coordinator.store.audit_queries import Committed, Undrawn
+from deserve_coordinator.store.audit_queries import Committed, SignedPart, Undrawn
 from deserve_coordinator.store.database import Database
-from deserve_coordinator.store.money_records import ReceiptRecord
 
 __all__ = ["AuditStore"]
 
@@ -27,7 +26,7 @@ class AuditStore:
     async def committed(self, part: Undrawn) -> Committed:
         return await self._database.read(lambda c: audit_queries.committed(c, part))
 
-    async def receipts_of(self, subject: Subject, attempt: int) -> list[ReceiptRecord]:
+    async def receipts_of(self, subject: Subject, attempt: int) -> list[SignedPart]:
         return await self._database.read(lambda c: audit_queries.receipts_of(c, subject, attempt))
 
     async def note_drawn(self, row: int, lease: int, drawn: Sequence[Case]) -> None:

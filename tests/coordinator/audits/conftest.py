@@ -143,7 +143,6 @@ class Stage:
             0,
             0,
             TOKENS,
-            self.previous_print_root,
             self.tree(self.came).proof(place),
             self.wire.proof(place) if self.is_tail else (),
             () if self.is_tail else self.printed.proof(place),
