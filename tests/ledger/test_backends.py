@@ -31,9 +31,10 @@ from ledger_parties import (
 )
 
 from deserve_ledger import calls
+from deserve_ledger.books import Books
 from deserve_ledger.identifiers import job_id
 from deserve_ledger.merkle import MerkleTree, claim_leaf
-from deserve_ledger.records import JobRecord
+from deserve_ledger.records import Event, JobRecord
 
 RECEIPTS = address_of(receipt_key(0))
 WHO = st.integers(0, PARTIES - 1)
@@ -63,6 +64,8 @@ class Parties(RuleBasedStateMachine):
         self.claims: list[tuple[bytes, int, bytes, int, tuple[bytes, ...]]] = []
         self.refunded: dict[bytes, int] = {}
         self.before: Any = None
+        self.books = Books()
+        self.books.read(Event(n, "Deposited", {"account": one, "amount": FUNDS}) for n, one in enumerate(ACCOUNTS))
 
     @initialize(stakes=st.lists(STAKE, min_size=PARTIES, max_size=PARTIES))
     def begin(self, stakes: list[int]) -> None:
@@ -85,6 +88,7 @@ class Parties(RuleBasedStateMachine):
         outcome = self.ledger.submit(sender, call)
         if outcome[0] == "done":
             for name, fields in outcome[1]:
+                self.books.read([Event(self.books.position + 1, name, fields)])
                 if name == "Challenged":
                     self.known.challenges = fields["challengeId"]
                 if name == "Reserved":
@@ -281,6 +285,8 @@ class Parties(RuleBasedStateMachine):
     def holds(self) -> None:
         now = self.ledger.view(self.known)
         self._sums_hold(now)
+        self.books.check(now.totals)
+        assert {account: self.books.accounts[account].balance for account in ACCOUNTS} == now.balances
         self._nobody_is_paid_above_what_was_signed(now)
         if self.before is not None:
             self._what_only_grows_grew(self.before, now)
