@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from deserve_ledger.account_commands import claim, deposit, export, status, withdraw
+from deserve_ledger.deploy_commands import deploy, faucet
 from deserve_ledger.devnet_command import devnet
 from deserve_ledger.key_commands import key
 
@@ -15,5 +17,5 @@ def ledger() -> None:
     """Hold keys, deposit, withdraw, claim and look."""
 
 
-ledger.add_command(devnet)
-ledger.add_command(key)
+for command in (claim, deploy, deposit, devnet, export, faucet, key, status, withdraw):
+    ledger.add_command(command)

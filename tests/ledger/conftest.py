@@ -19,7 +19,7 @@ from deserve_ledger.devnet.faucet import give
 from deserve_ledger.devnet.threaded import threaded_devnet
 from deserve_ledger.evm.deploy import deploy
 from deserve_ledger.evm.ledger import EvmLedger
-from deserve_ledger.evm.sender import Pace
+from deserve_ledger.evm.sender import Confirmations, Pace
 from deserve_ledger.records import Terms
 
 FUNDS = 10**24
@@ -63,7 +63,7 @@ class DevelopmentChain:
         self.ask("evm_mine")
 
     async def ledger(
-        self, number: int, *, state: Path | None = None, confirmations: int | None = 0, pace: Pace | None = None
+        self, number: int, *, state: Path | None = None, confirmations: Confirmations = 0, pace: Pace | None = None
     ) -> EvmLedger:
         opened = await EvmLedger.open(
             self.url,

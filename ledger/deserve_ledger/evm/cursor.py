@@ -13,7 +13,7 @@ from pathlib import Path
 from deserve_ledger.errors import Reorganised
 from deserve_ledger.evm.abi import Interface
 from deserve_ledger.evm.chain import Chain, Log
-from deserve_ledger.evm.sender import final_height
+from deserve_ledger.evm.sender import Confirmations, final_height
 from deserve_ledger.records import Event
 
 __all__ = ["EventCursor", "block_of", "position_of"]
@@ -46,7 +46,7 @@ class EventCursor:
         contract: bytes,
         interface: Interface,
         *,
-        confirmations: int | None,
+        confirmations: Confirmations,
         first_block: int = 0,
         path: Path | None = None,
     ) -> None:
@@ -97,6 +97,11 @@ class EventCursor:
             return None
         block = await self._chain.block(after)
         return None if block is None else block.hash
+
+    async def time_s(self, position: int) -> int:
+        """Of the block of `position`."""
+        block = await self._chain.block(block_of(position))
+        return 0 if block is None else block.time_s
 
     async def _remember(self, number: int) -> None:
         if (block := await self._chain.block(number)) is None:

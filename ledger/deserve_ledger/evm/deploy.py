@@ -12,15 +12,16 @@ from deserve_ledger.deployment import Deployment
 from deserve_ledger.errors import InvalidField, LedgerError
 from deserve_ledger.evm.abi import ledger_interface, token_interface
 from deserve_ledger.evm.chain import Chain, RpcChain, TransactionReverted
-from deserve_ledger.evm.ledger import outbox_file, refusal_name
+from deserve_ledger.evm.ledger import agreement, outbox_file, refusal_name
 from deserve_ledger.evm.outbox import Outbox
-from deserve_ledger.evm.sender import Pace, Sender
+from deserve_ledger.evm.sender import Confirmations, Pace, Sender, usual_confirmations
 from deserve_ledger.records import Terms
 
-__all__ = ["TEST_TOKEN_SUPPLY", "deploy"]
+__all__ = ["TEST_TOKEN_SUPPLY", "ask", "deploy", "describe"]
 
 TEST_TOKEN_SUPPLY = 10**27
 """A thousand million tokens of 18 places, all the deployer's."""
+_TEST_DECIMALS = 18
 
 
 async def deploy(
@@ -30,7 +31,7 @@ async def deploy(
     *,
     token: bytes | None = None,
     state: Path | None = None,
-    confirmations: int | None = 0,
+    confirmations: Confirmations | None = None,
     pace: Pace = Pace(),  # noqa: B008 - frozen
     chain: Chain | None = None,
 ) -> Deployment:
@@ -46,6 +47,7 @@ async def deploy(
         network = bytes(32) if first is None else first.hash
         outbox = Outbox(None if state is None else outbox_file(state), network, account)
         try:
+            confirmations = usual_confirmations(chain_id) if confirmations is None else confirmations
             sender = Sender(chain, outbox, key, chain_id, account, confirmations, refusal_name, pace)
             if token is None:
                 arguments = token_interface().constructor_arguments(TEST_TOKEN_SUPPLY)
@@ -75,3 +77,26 @@ async def _decimals(chain: Chain, account: bytes, token: bytes) -> int:
         )
     except (TransactionReverted, ValueError) as error:
         raise InvalidField("token", f"there is no ERC-20 at 0x{token.hex()} on this chain") from error
+
+
+async def ask(rpc_url: str, token: bytes | None) -> tuple[int, int]:
+    """The chain's id, and the decimals of the ERC-20 `token`; the test token's where it is None.
+
+    Raises `InvalidField` and `ChainUnreachable`.
+    """
+    chain = RpcChain(rpc_url)
+    try:
+        return await chain.chain_id(), _TEST_DECIMALS if token is None else await _decimals(chain, bytes(20), token)
+    finally:
+        await chain.close()
+
+
+async def describe(rpc_url: str, contract: bytes) -> Deployment:
+    """The ledger at the 20-byte address `contract`, as its chain tells. Raises `InvalidField`, `ChainUnreachable`."""
+    chain = RpcChain(rpc_url)
+    try:
+        _, token = await agreement(chain, bytes(20), contract)
+        decimals = await _decimals(chain, bytes(20), token)
+        return Deployment(rpc_url, await chain.chain_id(), contract, token, decimals)
+    finally:
+        await chain.close()

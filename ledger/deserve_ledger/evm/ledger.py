@@ -18,7 +18,7 @@ from deserve_ledger.evm.abi import ledger_interface, token_interface
 from deserve_ledger.evm.chain import Chain, Receipt, RpcChain, TransactionReverted
 from deserve_ledger.evm.cursor import EventCursor
 from deserve_ledger.evm.outbox import Outbox
-from deserve_ledger.evm.sender import Pace, Sender
+from deserve_ledger.evm.sender import Confirmations, Pace, Sender, usual_confirmations
 from deserve_ledger.records import (
     ChallengeRecord,
     CoordinatorRecord,
@@ -31,7 +31,7 @@ from deserve_ledger.records import (
     Totals,
 )
 
-__all__ = ["EvmLedger", "outbox_file", "refusal_name"]
+__all__ = ["EvmLedger", "agreement", "outbox_file", "refusal_name"]
 
 
 def refusal_name(data: bytes) -> str | None:
@@ -68,7 +68,7 @@ class EvmLedger:
         key: bytes,
         *,
         state: Path | None = None,
-        confirmations: int | None = 0,
+        confirmations: Confirmations | None = None,
         first_block: int = 0,
         pace: Pace = Pace(),  # noqa: B008 - frozen
         chain: Chain | None = None,
@@ -76,7 +76,7 @@ class EvmLedger:
         """For the account of the 32-byte private `key`, on the 20-byte `contract`.
 
         `state`: a directory of this account's own; without one, a call that the process's end interrupts is lost sight
-        of. `confirmations`: how many blocks above make one final; None asks the chain for its own "finalized".
+        of. `confirmations`: what makes a block final; None is what is usual on that chain.
         `first_block`: that of the deployment. Raises `ChainUnreachable`, `OutboxHeld`, and `InvalidField` where there
         is no such contract.
         """
@@ -84,7 +84,8 @@ class EvmLedger:
         try:
             chain_id, first = await chain.chain_id(), await chain.block(0)
             account = PrivateKey(key).public_key.to_canonical_address()
-            terms, token = await _agreement(chain, account, contract)
+            terms, token = await agreement(chain, account, contract)
+            confirmations = usual_confirmations(chain_id) if confirmations is None else confirmations
             cursor = EventCursor(
                 chain,
                 contract,
@@ -202,6 +203,10 @@ class EvmLedger:
         """See `Ledger.events`; also raises `Reorganised`. `after` is -1 or a position seen before."""
         return await self._cursor.read(after, limit)
 
+    async def time_of(self, position: int) -> int:
+        """Unix seconds of the event at `position`."""
+        return await self._cursor.time_s(position)
+
     async def now_s(self) -> int:
         """The time of the block that the chain would make now, where it tells, or of its newest."""
         try:
@@ -218,7 +223,7 @@ class EvmLedger:
         return await self._cursor.beacon(position)
 
 
-async def _agreement(chain: Chain, account: bytes, contract: bytes) -> tuple[Terms, bytes]:
+async def agreement(chain: Chain, account: bytes, contract: bytes) -> tuple[Terms, bytes]:
     """What the contract was made with. Raises `InvalidField` where it is none of ours."""
     ask = ledger_interface()
     try:

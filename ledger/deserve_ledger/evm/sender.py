@@ -12,15 +12,17 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from deserve_ledger.errors import ChainRefused, ChainUnreachable, Refused, Unfunded, Unsettled
 from deserve_ledger.evm.chain import Chain, Receipt, TransactionReverted
 from deserve_ledger.evm.outbox import Attempt, Entry, Outbox
 
-__all__ = ["Pace", "Sender", "final_height"]
+__all__ = ["DEVELOPMENT_CHAINS", "Confirmations", "Pace", "Sender", "final_height", "usual_confirmations"]
 
 log = logging.getLogger(__name__)
 
+DEVELOPMENT_CHAINS = (1337, 31337)
 _KNOWN_ALREADY = ("already known", "known transaction", "already imported", "nonce too low", "underpriced")
 """What nodes say of a transaction that they have, or that has happened. Its receipt says which."""
 
@@ -36,12 +38,21 @@ class Pace:
     """Then the caller is told `Unsettled`. The transaction may still happen, and is found when asked for again."""
 
 
-async def final_height(chain: Chain, confirmations: int | None) -> int:
-    """The newest block that will stay: so many below the head, or what the chain itself calls finalized (None)."""
-    block = await chain.block("finalized" if confirmations is None else "latest")
+Confirmations = int | Literal["finalized"]
+"""Blocks on top of one that will stay, or the chain's own word for it."""
+
+
+def usual_confirmations(chain_id: int) -> Confirmations:
+    """None on chains for development, which nobody else extends; a dozen elsewhere."""
+    return 0 if chain_id in DEVELOPMENT_CHAINS else 12
+
+
+async def final_height(chain: Chain, confirmations: Confirmations) -> int:
+    """The newest block that will stay."""
+    block = await chain.block("finalized" if confirmations == "finalized" else "latest")
     if block is None:
         return 0
-    return block.number if confirmations is None else max(0, block.number - confirmations)
+    return max(0, block.number - confirmations) if isinstance(confirmations, int) else block.number
 
 
 @dataclass(slots=True)
@@ -53,7 +64,7 @@ class Sender:
     key: bytes = field(repr=False)
     chain_id: int
     account: bytes
-    confirmations: int | None
+    confirmations: Confirmations
     reason: Callable[[bytes], str | None]
     """The name of the custom error in a revert's data."""
     pace: Pace = Pace()

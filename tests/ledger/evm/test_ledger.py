@@ -190,7 +190,7 @@ async def test_only_blocks_deep_enough_tell_events_and_settle_calls(chain):
 
 
 async def test_a_beacon_is_the_next_blocks_hash_once_that_is_final(chain):
-    ledger = await chain.ledger(1, confirmations=None)
+    ledger = await chain.ledger(1, confirmations="finalized")
     (event,) = (await ledger.submit(Deposit(5))).events
     assert await ledger.beacon(event.position) is None
     block_hash = chain.ask("evm_mine")
