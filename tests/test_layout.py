@@ -67,7 +67,11 @@ def test_the_client_needs_nothing_heavy():
         "for module in pkgutil.walk_packages(deserve_client.__path__, 'deserve_client.'):\n"
         "    importlib.import_module(module.name)"
     )
-    assert not imported_by(code) & {"torch", "transformers", "libp2p", "trio", "numpy"}
+    assert not imported_by(code) & {"torch", "transformers", "libp2p", "trio", "numpy", "web3", "eth_account"}
+
+
+def test_who_pays_nothing_imports_no_ledger():
+    assert "deserve_ledger" not in imported_by("import deserve_client.commands, deserve_client.api")
 
 
 def test_the_command_itself_imports_click_and_little_else():

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import aiohttp
@@ -20,7 +21,7 @@ import aiohttp
 from deserve_client.errors import ClientError, InputError, UnreachableError
 from deserve_client.settings import Settings
 
-__all__ = ["TERMINAL_STATUSES", "CoordinatorClient"]
+__all__ = ["TERMINAL_STATUSES", "CoordinatorClient", "batch_body"]
 
 TERMINAL_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 
@@ -48,7 +49,7 @@ class CoordinatorClient:
     def __init__(
         self, settings: Settings, *, sleep: Sleep = asyncio.sleep, chance: random.Random | None = None
     ) -> None:
-        self._base_url = settings.base_url
+        self.base_url = settings.base_url
         self._headers = {"Authorization": f"Bearer {settings.api_key}", "User-Agent": "deserve-client"}
         self._sleep = sleep
         self._chance = chance or random.Random()
@@ -99,16 +100,13 @@ class CoordinatorClient:
 
         `codecs` are the wire codecs that it allows besides "raw".
         """
-        body: Json = {
-            "input_file_id": input_file_id,
-            "endpoint": endpoint,
-            "completion_window": completion_window,
-        }
-        if metadata:
-            body["metadata"] = dict(metadata)
-        if codecs:
-            body["deserve"] = {"codecs": list(codecs)}
-        return await self._retried("POST", "/batches", json=body, headers={"Idempotency-Key": uuid4().hex})
+        return await self.create_from(
+            batch_body(input_file_id, endpoint, completion_window, metadata, codecs), uuid4().hex
+        )
+
+    async def create_from(self, body: Mapping[str, Any], idempotency_key: str) -> Json:
+        """The batch that was created with this key, now or before; the body must be the same each time."""
+        return await self._retried("POST", "/batches", json=body, headers={"Idempotency-Key": idempotency_key})
 
     async def batch(self, batch_id: str) -> Json:
         return await self._retried("GET", f"/batches/{_segment(batch_id)}")
@@ -133,6 +131,30 @@ class CoordinatorClient:
         """Nodes and rings of the network, as GET /v1/network tells them."""
         return await self._retried("GET", "/network")
 
+    async def quote(self, input_file_id: str, endpoint: str, max_price: Mapping[str, str] | None) -> Json:
+        """What a batch over an uploaded file would cost at most."""
+        body: Json = {"input_file_id": input_file_id, "endpoint": endpoint}
+        if max_price is not None:
+            body["max_price"] = dict(max_price)
+        return await self._retried("POST", "/quotes", json=body)
+
+    async def settlement(self) -> Json:
+        """The coordinator's account on the ledger, and what it owes whom."""
+        return await self._retried("GET", "/settlement")
+
+    async def payment(self, batch_id: str) -> Json:
+        """What is charged, paid and due for a batch."""
+        return await self._retried("GET", f"/batches/{_segment(batch_id)}/payment")
+
+    async def pay(self, batch_id: str, voucher: Mapping[str, Any]) -> Json:
+        """Hand a voucher over; the same one any number of times."""
+        return await self._retried("POST", f"/batches/{_segment(batch_id)}/payment", json=dict(voucher))
+
+    async def payment_proof(self, batch_id: str, custom_id: str) -> Json:
+        """That a row's result is under the newest results root."""
+        path = f"/batches/{_segment(batch_id)}/payment/rows/{quote(custom_id, safe='')}"
+        return await self._retried("GET", path)
+
     async def open_content(self, file_id: str, start: int) -> aiohttp.ClientResponse:
         """One try at the raw content of a file from byte `start`; 200 means from the beginning, 206 from `start`.
 
@@ -144,21 +166,21 @@ class CoordinatorClient:
     async def pause(self, attempt: int, reason: object) -> None:
         """Wait before the next try after `attempt` (from 1) failed ones; raises `UnreachableError` after the last."""
         if attempt >= ATTEMPTS:
-            raise UnreachableError(f"cannot connect to {self._base_url}: {reason} ({attempt} tries)")
+            raise UnreachableError(f"cannot connect to {self.base_url}: {reason} ({attempt} tries)")
         delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (attempt - 1))
         await self._sleep(delay_s * self._chance.uniform(0.5, 1.0))
 
     async def _open(self, method: str, path: str, **options: Any) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("use CoordinatorClient as an async context manager")
-        return await self._session.request(method, self._base_url + path, **options)
+        return await self._session.request(method, self.base_url + path, **options)
 
     async def _once(self, method: str, path: str, **options: Any) -> Json:
         try:
             async with await self._open(method, path, **options) as response:
                 return await self._read(response)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            raise UnreachableError(f"cannot connect to {self._base_url}: {describe(error)}") from error
+            raise UnreachableError(f"cannot connect to {self.base_url}: {describe(error)}") from error
 
     async def _retried(self, method: str, path: str, **options: Any) -> Json:
         attempt = 0
@@ -183,6 +205,22 @@ class CoordinatorClient:
         if not isinstance(value, dict):
             raise ClientError(f"{response.url}: the answer is no JSON object", status=response.status)
         return value
+
+
+def batch_body(
+    input_file_id: str,
+    endpoint: str,
+    completion_window: str,
+    metadata: Mapping[str, str] | None = None,
+    codecs: Sequence[str] = (),
+    payment: Mapping[str, Any] | None = None,
+) -> Json:
+    """The request that creates a batch; `payment` says which job of the ledger pays for it, and at what price."""
+    body: Json = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": completion_window}
+    if metadata:
+        body["metadata"] = dict(metadata)
+    service = ({"codecs": list(codecs)} if codecs else {}) | dict(payment or {})
+    return body | ({"deserve": service} if service else {})
 
 
 async def refusal(response: aiohttp.ClientResponse) -> ClientError:

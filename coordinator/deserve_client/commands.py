@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import click
 
 from deserve_client.errors import EXIT_INTERRUPTED, ClientError, InputError, UnreachableError
-from deserve_client.options import NEW_FILE, as_json, connection, read_codecs, read_metadata
+from deserve_client.options import NEW_FILE, Connection, as_json, connection, read_codecs, read_metadata
+from deserve_client.payment_flags import FILE, PaymentFlags, payment_flags
 
 if TYPE_CHECKING:
     from deserve_client.api import CoordinatorClient
@@ -83,10 +84,11 @@ def how_to_resume(batch_id: str, output: Path | None) -> str:
 )
 @click.option("--wait", "wait_for_it", is_flag=True, help="Wait until the batch has ended.")
 @click.option("--output", type=NEW_FILE, help="Write the results here; implies --wait.")
+@payment_flags
 @as_json
 @connection
 def submit(
-    connect: Callable[[], CoordinatorClient],
+    connect: Connection,
     file: Path,
     endpoint: str,
     completion_window: str,
@@ -94,6 +96,7 @@ def submit(
     codecs: list[str],
     wait_for_it: bool,
     output: Path | None,
+    payment: PaymentFlags | None,
     as_json: bool,
 ) -> None:
     """Check FILE (OpenAI batch lines), upload it and create a batch; prints the batch's id."""
@@ -104,6 +107,7 @@ def submit(
     if endpoint not in ("auto", *ENDPOINTS):
         raise InputError(f"--endpoint: must be auto, {' or '.join(ENDPOINTS)}")
     checked = check_batch_file(file, None if endpoint == "auto" else endpoint)
+    create = creation(connect, payment)
     client = connect()
     waits = wait_for_it or output is not None
     created: dict[str, Any] = {}
@@ -117,7 +121,7 @@ def submit(
             uploaded = await client.upload(file, upload_progress(checked.size_bytes))
             asked = True
             asked_for = (uploaded["id"], checked.endpoint, completion_window, metadata, codecs)
-            created.update(await client.create_batch(*asked_for))
+            created.update(await create(client, *asked_for))
             if not waits:
                 click.echo(json.dumps(created) if as_json else created["id"])
                 return 0
@@ -131,6 +135,61 @@ def submit(
         return "a batch may have been created: deserve batch list" if asked else "no batch was created"
 
     sys.exit(run(work(), when_stopped))
+
+
+def creation(connect: Connection, payment: PaymentFlags | None) -> Callable[..., Coroutine[Any, Any, dict[str, Any]]]:
+    """How the batch is created: as it is, or with a job of the ledger that pays for it. Reads the payer's key now."""
+    if payment is None:
+
+        async def create(client: CoordinatorClient, *asked_for: Any) -> dict[str, Any]:
+            return await client.create_batch(*asked_for)
+
+        return create
+    from deserve_client.paying.submission import pay_in_background, read_means, submit_paid
+
+    means = read_means(payment)
+
+    async def create_paid(client: CoordinatorClient, *asked_for: Any) -> dict[str, Any]:
+        purse = await submit_paid(client, payment, means, *asked_for)
+        order = purse.order()
+        if payment.pay:
+            number = pay_in_background(payment, connect, order.batch_id, purse)
+            say(f"process {number} pays for it; its log is {purse.folder / 'pay.log'}")
+        else:
+            say(f"nobody pays for it yet: deserve pay {order.batch_id} --purses {payment.purses}")
+        return await client.batch(order.batch_id)
+
+    return create_paid
+
+
+@batch.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--endpoint", default="auto", show_default=True, metavar="PATH", help="auto: as the file's lines say.")
+@click.option("--max-price", metavar="PREFILL,DECODE", help="Per million layer-tokens at most.  [default: today's]")
+@click.option("--deployment", type=FILE, help="Where the ledger is: amounts in whole tokens instead of base units.")
+@as_json
+@connection
+def quote(
+    connect: Connection, file: Path, endpoint: str, max_price: str | None, deployment: Path | None, as_json: bool
+) -> None:
+    """Upload FILE and say what a batch of it would cost at most."""
+    from deserve_client.batch_file import ENDPOINTS, check_batch_file
+    from deserve_client.paying.quotes import describe_quote, price_scale, shown_price
+
+    if endpoint not in ("auto", *ENDPOINTS):
+        raise InputError(f"--endpoint: must be auto, {' or '.join(ENDPOINTS)}")
+    decimals = price_scale(deployment)
+    asked = None if max_price is None else shown_price(max_price, decimals)
+    checked = check_batch_file(file, None if endpoint == "auto" else endpoint)
+    client = connect()
+
+    async def work() -> dict[str, Any]:
+        async with client:
+            uploaded = await client.upload(file, upload_progress(checked.size_bytes))
+            return {"input_file_id": uploaded["id"]} | await client.quote(uploaded["id"], checked.endpoint, asked)
+
+    found = run(work(), nothing_changed)
+    click.echo(json.dumps(found) if as_json else "\n".join(describe_quote(found, decimals)))
 
 
 def size_text(size_bytes: int) -> str:

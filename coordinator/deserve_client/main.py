@@ -40,6 +40,7 @@ SUBCOMMANDS = {
     "ledger": Subcommand("deserve_ledger.commands:ledger", "Keys, deposits, claims and the chain.", "ledger"),
     "model": Subcommand("deserve_models.commands:model", "Find, fetch and inspect models.", "node"),
     "node": Subcommand("deserve_node.commands:node", "Lend this machine to a network.", "node"),
+    "pay": Subcommand("deserve_client.paying.commands:pay", "Pay for batches while they run.", "ledger"),
     "plan": Subcommand("deserve_node.plan_commands:plan", "Plan a ring on paper: what it would do, and why.", "node"),
     "testnet": Subcommand("deserve_testnet.commands:testnet", "Run a whole network on this machine.", "node"),
 }

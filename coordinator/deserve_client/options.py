@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,7 @@ import click
 if TYPE_CHECKING:
     from deserve_client.api import CoordinatorClient
 
-__all__ = ["NEW_FILE", "as_json", "connection", "read_codecs", "read_metadata"]
+__all__ = ["NEW_FILE", "Connection", "as_json", "connection", "read_codecs", "read_metadata"]
 
 CODECS = ("raw", "bf16", "int8")
 
@@ -36,20 +37,34 @@ class NewFile(click.Path):
 NEW_FILE = NewFile(dir_okay=False, writable=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Opens a client of the coordinator that flags, environment or configuration name."""
+
+    base_url: str | None
+    api_key_file: Path | None
+
+    def __call__(self, base_url: str | None = None) -> CoordinatorClient:
+        """`base_url`: where no flag names one, instead of environment and configuration."""
+        from deserve_client.api import CoordinatorClient
+        from deserve_client.settings import read_settings
+
+        return CoordinatorClient(read_settings(self.base_url or base_url, self.api_key_file, os.environ))
+
+    def arguments(self) -> list[str]:
+        """The flags again, for a process of the same user."""
+        key = [] if self.api_key_file is None else ["--api-key-file", str(self.api_key_file)]
+        return key + ([] if self.base_url is None else ["--base-url", self.base_url])
+
+
 def connection(command: Command) -> Command:
-    """Flags that say where the coordinator is; the command gets `connect`, which opens a client."""
+    """Flags that say where the coordinator is; the command gets `connect`, a `Connection`."""
 
     @click.option("--base-url", metavar="URL", help="The coordinator's API, such as http://host:8700/v1.")
     @click.option("--api-key-file", type=click.Path(path_type=Path), help="File with the API key.")
     @functools.wraps(command)
     def wrapped(base_url: str | None, api_key_file: Path | None, **parameters: Any) -> Any:
-        def connect() -> CoordinatorClient:
-            from deserve_client.api import CoordinatorClient
-            from deserve_client.settings import read_settings
-
-            return CoordinatorClient(read_settings(base_url, api_key_file, os.environ))
-
-        return command(connect=connect, **parameters)
+        return command(connect=Connection(base_url, api_key_file), **parameters)
 
     return wrapped  # type: ignore[return-value]
 

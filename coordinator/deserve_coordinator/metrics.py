@@ -47,8 +47,7 @@ class _Coordinator(Collector):
             yield CounterMetricFamily(name, text, value=value)
 
 
-def metrics_registry(supervisor: Supervisor, leases: Leases, jobs: Jobs, *others: Collector) -> CollectorRegistry:
+def metrics_registry(supervisor: Supervisor, leases: Leases, jobs: Jobs) -> CollectorRegistry:
     registry = CollectorRegistry(auto_describe=False)
-    for collector in (_Coordinator(supervisor, leases, jobs), *others):
-        registry.register(collector)
+    registry.register(_Coordinator(supervisor, leases, jobs))
     return registry

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from deserve_ledger.deployment import Deployment
 from deserve_ledger.interface import Ledger
@@ -31,8 +29,9 @@ async def opened_ledger(
         async with _embedded(deployment, key, state, url) as ledger:
             yield ledger
         return
-    backend: Any = importlib.import_module("deserve_ledger.evm.ledger").EvmLedger
-    chain = await backend.open(url, deployment.contract, key.secret, state=state, first_block=deployment.block)
+    from deserve_ledger.evm.ledger import EvmLedger
+
+    chain = await EvmLedger.open(url, deployment.contract, key.secret, state=state, first_block=deployment.block)
     try:
         yield chain
     finally:

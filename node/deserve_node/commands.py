@@ -9,9 +9,12 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+if TYPE_CHECKING:
+    from deserve_node.settings import NodeSettings
 
 __all__ = ["node"]
 
@@ -42,6 +45,11 @@ name = {name}
 # congestion = "bbr"                    # TCP congestion control; default: the system's
 # http = "127.0.0.1:9464"               # /healthz, /metrics, /status
 # join_token_file = "join_token"        # mode 0600, where the coordinator asks for a token
+# operator = "0x…"                      # account that is paid; default: none, this node works for nothing
+# deployment = "deployment.json"        # where the ledger is, as whoever deployed it hands it out
+# price_prefill = "0.1"                 # tokens of money per million layer-tokens, at least
+# price_decode = "0.5"
+# passphrase_file = "passphrase"        # mode 0600, of the receipt key; default: asked at the start
 """
 
 
@@ -106,6 +114,13 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
     "--plan", metavar="KEY=N,...", help="As head: set microbatches, rows, swap_pages, step_budget_ms by hand."
 )
 @click.option("--cheat", metavar="KIND", hidden=True, help="Misbehave, in a testnet.")
+@click.option("--operator", metavar="ADDRESS", help="Account that is paid for the work.  [default: nobody is]")
+@click.option("--deployment", metavar="FILE", help="Where the ledger is.")
+@click.option("--ledger-rpc", metavar="URL", help="Where to reach it, instead of where the deployment says.")
+@click.option("--price-prefill", metavar="AMOUNT", help="Asked per million layer-tokens of prompts.  [default: 0]")
+@click.option("--price-decode", metavar="AMOUNT", help="Asked per million layer-tokens drawn.  [default: 0]")
+@click.option("--unpaid-chunks", type=click.IntRange(1), help="Chunks done and unpaid at most.  [default: 1]")
+@click.option("--passphrase-file", metavar="FILE", help="Of the receipt key, mode 0600.  [default: ask]")
 @click.option("--stage-profile", metavar="FILE", help="Take the times of this TOML profile instead of computing.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("--verbose", is_flag=True, help="Log what is normal, too.")
@@ -126,6 +141,7 @@ def start(data: Path, as_json: bool, log_json: bool, verbose: bool, **flags: Any
             amount = flags.pop(key)
             flags[setting] = None if amount is None else parse_bytes(amount, f"--{key.replace('_', '-')}")
         settings = load_settings(data, flags)
+        passphrase = _passphrase(settings)
     except SettingsError as error:
         _fail(str(error), code=2)
     keep_freed_memory()
@@ -134,7 +150,7 @@ def start(data: Path, as_json: bool, log_json: bool, verbose: bool, **flags: Any
 
     code = 0
     try:
-        if asyncio.run(run_node(settings, announce=_announcer(as_json))) is signal.SIGINT:
+        if asyncio.run(run_node(settings, announce=_announcer(as_json), passphrase=passphrase)) is signal.SIGINT:
             raise KeyboardInterrupt
     except (NodeError, NetworkError, ProcessError) as error:
         click.echo(f"Error: {error}", err=True)
@@ -181,12 +197,37 @@ def status(data: Path, http: str | None, as_json: bool) -> None:
         f"{found['rtt_ms']:.0f} ms to the next stage{over}\n"
         f"failures     {found['ring_failures']}"
     )
+    if pay := found["pay"]:
+        click.echo(
+            f"pay          {pay['credited']} credited, {pay['held']} held back, {pay['unpaid']} not credited, "
+            f"{pay['reserved']} reserved (base units)"
+        )
+        if pay["alarm"]:
+            click.echo(f"ALARM        {pay['alarm']}")
     if plan := found["plan"]:
         steady = f"{plan['measured_tokens_per_s']:.1f} in its steady state" if plan["steady_s"] else "not steady yet"
         click.echo(
             f"plan         {plan['microbatches']} microbatches of {plan['rows_per_microbatch']} rows, "
             f"{plan['predicted_tokens_per_s']:.1f} tokens/s predicted, {steady}, bound by {plan['bound']}"
         )
+
+
+def _passphrase(settings: NodeSettings) -> str:
+    """Of the receipt key, where somebody is paid. Asked for before anything runs. Raises `SettingsError`."""
+    from deserve_node.settings import SettingsError
+
+    if not settings.operator:
+        return ""
+    from deserve_ledger.errors import KeystoreError
+    from deserve_ledger.keystore import obtain_passphrase
+    from deserve_node.wallet.wallet import RECEIPT_KEY_FILE
+
+    key = settings.data / RECEIPT_KEY_FILE
+    file = Path(settings.passphrase_file) if settings.passphrase_file else None
+    try:
+        return obtain_passphrase(file, purpose=f"this node's receipt key {key}", confirm=not key.exists())
+    except KeystoreError as error:
+        raise SettingsError(f"passphrase_file: {error}") from error
 
 
 def _announcer(as_json: bool) -> Any:
@@ -207,9 +248,12 @@ def _is_usage(error: Exception) -> bool:
     from deserve_node.daemon import RefusedError
     from deserve_node.http import HttpError
     from deserve_node.settings import SettingsError
+    from deserve_node.wallet.errors import WalletUnusable
     from deserve_process.errors import ProcessError
 
-    return isinstance(error, AddressError | IdentityError | HttpError | ProcessError | RefusedError | SettingsError)
+    return isinstance(
+        error, AddressError | IdentityError | HttpError | ProcessError | RefusedError | SettingsError | WalletUnusable
+    )
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

@@ -89,6 +89,19 @@ class NodeSettings:
     page_tokens: int = DEFAULT_PAGE_TOKENS
     plan: str = ""
     """Where this node is the head: what of the ring's plan is set by hand, see `deserve_plan.plan.PlanOverrides`."""
+    operator: str = ""
+    """Address of the account that is paid for this node's work; empty: it works for nothing."""
+    deployment: str = ""
+    """A file that says where the ledger is, see `deserve_ledger.deployment`."""
+    ledger_rpc: str = ""
+    """Where to reach it instead of where that file says."""
+    price_prefill: str = ""
+    price_decode: str = ""
+    """Whole tokens per million layer-tokens that this node asks at least, such as 0.25; empty: nothing."""
+    unpaid_chunks: int = 1
+    """Chunks that may be done and unpaid before this node stops."""
+    passphrase_file: str = ""
+    """Of the receipt key; readable by its owner only."""
     stage_profile: str = ""
     """A TOML file: steps take its times and nothing is computed, see `deserve_node.timed`."""
     cheat: str = ""
@@ -165,7 +178,7 @@ def _from_file(file: Path) -> dict[str, Any]:
             values[setting] = parse_bytes(str(values.pop(key)), f"{file}: {key}")
     if isinstance(paths := values.get("model_paths"), list) and all(type(path) is str for path in paths):
         values["model_paths"] = tuple(paths)
-    for key in ("join_token_file", "stage_profile"):
+    for key in ("join_token_file", "stage_profile", "deployment", "passphrase_file"):
         if isinstance(name := values.get(key), str) and name:
             values[key] = str(file.parent / Path(name).expanduser())
     known = {f.name: f for f in fields(NodeSettings)}
@@ -198,6 +211,7 @@ def _check(settings: NodeSettings) -> None:
         ("tensor_port", 0, 65535),
         ("max_rows", LEAST_ROWS, MOST_ROWS),
         ("token_budget", 16, 16384),
+        ("unpaid_chunks", 1, 1_000_000),
     ):
         if not least <= getattr(settings, key) <= most:
             raise SettingsError(f"{key}: must be from {least} to {most}")
@@ -229,5 +243,18 @@ def _check(settings: NodeSettings) -> None:
         raise SettingsError(f"http: {error}") from error
     if settings.cheat:
         _check_cheat(settings.cheat)
+    _check_pay(settings)
     read_join_token(settings.join_token_file)
     _ = settings.profile, settings.overrides
+
+
+def _check_pay(settings: NodeSettings) -> None:
+    if settings.operator:
+        if not re.fullmatch(r"0x[0-9a-fA-F]{40}", settings.operator):
+            raise SettingsError(f"operator: {settings.operator!r} is no address like 0x5aAe…")
+        if not settings.deployment:
+            raise SettingsError("deployment: missing; an operator is paid on a ledger, and this file says where it is")
+        return
+    for key in ("deployment", "ledger_rpc", "price_prefill", "price_decode", "passphrase_file"):
+        if getattr(settings, key):
+            raise SettingsError(f"{key}: has no meaning without operator")

@@ -16,6 +16,7 @@ from deserve_node.daemon import Daemon
 from deserve_node.http import StatusServer
 from deserve_node.settings import NodeSettings
 from deserve_node.status import published
+from deserve_node.wallet.opening import opened_wallet
 from deserve_process.data_directory import locked_data
 
 __all__ = ["run_node"]
@@ -27,13 +28,13 @@ Measured on a ring of four on two cores: 15 % less processor time a token."""
 Announce = Callable[[str, str, tuple[str, ...], str], None]
 
 
-async def run_node(settings: NodeSettings, *, announce: Announce) -> signal.Signals | None:
+async def run_node(settings: NodeSettings, *, announce: Announce, passphrase: str = "") -> signal.Signals | None:
     """Run until SIGINT or SIGTERM, and return which. `announce(name, peer_id, addresses, http)` is called once it is
-    registered.
+    registered. `passphrase` is the receipt key's, where there is one.
 
     Raises `NodeError`, `NetworkError` or `ProcessError` where the node cannot run.
     """
-    running = asyncio.create_task(_run(settings, announce))
+    running = asyncio.create_task(_run(settings, announce, passphrase))
     told_by: signal.Signals | None = None
 
     def end(number: signal.Signals) -> None:
@@ -51,13 +52,14 @@ async def run_node(settings: NodeSettings, *, announce: Announce) -> signal.Sign
     return told_by
 
 
-async def _run(settings: NodeSettings, announce: Announce) -> None:
+async def _run(settings: NodeSettings, announce: Announce, passphrase: str) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked_data(settings.data, "node"))
         identity = load_or_create_identity(settings.data / "identity.key")
+        wallet = await stack.enter_async_context(opened_wallet(settings, identity, passphrase))
         tensor_port = settings.tensor_port if settings.carrier == "auto" else None
         host = await stack.enter_async_context(
             await Host.start(identity, [settings.listen], tensor_port=tensor_port, congestion=settings.congestion)
@@ -68,7 +70,7 @@ async def _run(settings: NodeSettings, announce: Announce) -> None:
             if unannounced:
                 unannounced.pop()(settings.name, host.peer_id, host.addresses, http.address)
 
-        daemon = Daemon(settings, host, registered=registered)
+        daemon = Daemon(settings, host, registered=registered, wallet=wallet)
         http = await StatusServer.start(daemon, settings.http)
         stack.push_async_callback(http.close)
         stack.enter_context(published(http.address, settings.data))

@@ -19,7 +19,9 @@ import pytest
 COMMAND_DEADLINE_S = 240
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[2] / root) for root in ("kernels", "node", "coordinator")),
+    "PYTHONPATH": os.pathsep.join(
+        str(Path(__file__).parents[2] / root) for root in ("kernels", "ledger", "node", "coordinator")
+    ),
 }
 
 

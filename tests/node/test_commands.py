@@ -47,7 +47,9 @@ class Process:
             text=True,
             env={
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join(str(roots / root) for root in ("kernels", "node", "coordinator")),
+                "PYTHONPATH": os.pathsep.join(
+                    str(roots / root) for root in ("kernels", "ledger", "node", "coordinator")
+                ),
             },
         )
 
@@ -205,7 +207,7 @@ async def test_a_registered_node_prints_its_line_serves_and_ends_in_the_middle_o
     ],
 )
 def test_how_a_node_ended_is_in_its_exit_code(end, code, monkeypatch, tmp_path):
-    async def run_node(settings, *, announce):
+    async def run_node(settings, *, announce, passphrase):
         if isinstance(end, Exception):
             raise end
         return end

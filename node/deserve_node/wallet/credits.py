@@ -21,7 +21,8 @@ def signed_credit(note: CreditNote) -> SignedCredit:
 def check_credit(
     note: CreditNote, debtor: Debtor, same_number: SignedCredit | None, newest: SignedCredit | None
 ) -> SignedCredit:
-    """The credit in `note`, where the debtor signed it and it takes nothing back. One that is known is sound again.
+    """The credit in `note`, where the debtor signed it and amounts grow with numbers. One that is known is sound again,
+    and one that was lost on its way may come late.
 
     `same_number` is what is kept under its number. Raises `CreditForged` where that differs, else `CreditRefused`
     naming the field.
@@ -42,8 +43,10 @@ def check_credit(
         if same_number.credit != credit:
             raise CreditForged(f"seq: the coordinator signed two contents under number {credit.seq}")
         return same_number
-    if newest is not None and credit.seq < newest.credit.seq:
-        raise CreditRefused(f"seq: {credit.seq} comes after {newest.credit.seq}")
-    if newest is not None and credit.cumulative < newest.credit.cumulative:
-        raise CreditRefused(f"cumulative: {credit.cumulative} is less than {newest.credit.cumulative} before")
+    if newest is not None:
+        before, after = sorted((newest.credit, credit), key=lambda one: one.seq)
+        if before.cumulative > after.cumulative:
+            raise CreditRefused(
+                f"cumulative: {before.cumulative} under number {before.seq}, and {after.cumulative} under {after.seq}"
+            )
     return signed

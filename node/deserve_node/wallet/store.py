@@ -167,7 +167,10 @@ class WalletStore:
         with self._transaction() as database:
             number = self._id(debtor)
             database.execute("INSERT OR IGNORE INTO credits VALUES (?, ?, ?, ?, ?)", _columns(number, signed))
-            database.execute("UPDATE debtors SET held = ? WHERE id = ?", (str(held), number))
+            database.execute(
+                "UPDATE debtors SET held = ? WHERE id = ? AND ? >= (SELECT max(seq) FROM credits WHERE debtor = ?)",
+                (str(held), number, signed.credit.seq, number),
+            )
             database.executemany("DELETE FROM works WHERE debtor = ? AND work_id = ?", [(number, w) for w in covers])
             database.execute(
                 "DELETE FROM credits WHERE debtor = ? AND seq <= ?"

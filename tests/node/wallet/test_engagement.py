@@ -61,8 +61,8 @@ async def test_a_credit_that_comes_again_changes_nothing(engagement, store):
         (dataclasses.replace(note(300, 9), signature=bytes(65)), "signature: "),
         (dataclasses.replace(note(300, 9), coordinator=b"\1" * 20), "coordinator: "),
         (dataclasses.replace(note(300, 9), node_id=b"\1" * 32), "node_id: "),
-        (note(99, 9), "cumulative: 99 is less than 100"),
-        (note(300, 4), "seq: 4 comes after 5"),
+        (note(99, 9), "cumulative: 100 under number 5, and 99 under 9"),
+        (note(300, 4), "cumulative: 300 under number 4, and 100 under 5"),
     ],
 )
 async def test_a_credit_that_cannot_be_meant_is_refused_and_named(engagement, store, bad, reason):
@@ -72,6 +72,17 @@ async def test_a_credit_that_cannot_be_meant_is_refused_and_named(engagement, st
     assert engagement.credited == 100
     assert store.fraud(DEBTOR) is None
     await engagement.credit(note(300, 9))
+
+
+async def test_a_credit_that_comes_late_pays_for_what_it_covers(engagement, store):
+    serve(engagement, 0, 1)
+    await engagement.credit(note(200, 3, held=7))
+    for late in (note(90, 1, covers=(work_id(0),)), note(200, 2, covers=(work_id(1),))):
+        await engagement.credit(late)
+    assert (engagement.credited, engagement.held, engagement.unpaid) == (200, 7, 0)
+    assert store.held(DEBTOR) == 7
+    with pytest.raises(CreditForged):
+        await engagement.credit(note(80, 1))
 
 
 async def test_two_contents_under_one_number_are_kept_as_proof(engagement, store, vault):
