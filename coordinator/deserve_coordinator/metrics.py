@@ -47,7 +47,8 @@ class _Coordinator(Collector):
             yield CounterMetricFamily(name, text, value=value)
 
 
-def metrics_registry(supervisor: Supervisor, leases: Leases, jobs: Jobs) -> CollectorRegistry:
+def metrics_registry(supervisor: Supervisor, leases: Leases, jobs: Jobs, *others: Collector) -> CollectorRegistry:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Coordinator(supervisor, leases, jobs))
+    for collector in (_Coordinator(supervisor, leases, jobs), *others):
+        registry.register(collector)
     return registry

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp import web
 
@@ -19,6 +20,8 @@ from deserve_coordinator.api.batches import BatchesApi
 from deserve_coordinator.api.files import FilesApi
 from deserve_coordinator.api.models import ModelsApi
 from deserve_coordinator.api.operations import OperationsApi
+from deserve_coordinator.api.payments import PaymentsApi
+from deserve_coordinator.api.settlement import SettlementApi
 from deserve_coordinator.batch_lines import Check
 from deserve_coordinator.blobs import Blobs
 from deserve_coordinator.config import CoordinatorConfig
@@ -28,6 +31,11 @@ from deserve_coordinator.fleet_view import network_object
 from deserve_coordinator.jobs import Jobs
 from deserve_coordinator.leases import Leases
 from deserve_coordinator.metrics import metrics_registry
+from deserve_coordinator.money.desk import PaymentDesk
+from deserve_coordinator.money.metrics import MoneyMetrics
+from deserve_coordinator.money.opening import Purse
+from deserve_coordinator.money.quotes import Quoting
+from deserve_coordinator.money.settlement import Settlement
 from deserve_coordinator.planner import ModelShape
 from deserve_coordinator.store.sqlite import SqliteStore
 from deserve_coordinator.supervisor import GREETING_BYTES, Supervisor
@@ -45,6 +53,12 @@ __all__ = ["Running", "ServedModel", "run_coordinator"]
 log = logging.getLogger(__name__)
 
 _USEFUL_KV_TOKENS = 4096
+
+
+class Part(Protocol):
+    """A background task of the coordinator."""
+
+    async def run(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -119,8 +133,11 @@ async def run_coordinator(
     *,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
+    purse: Purse | None = None,
 ) -> AsyncIterator[Running]:
     """A coordinator that is ready inside the `async with` and wholly stopped after it.
+
+    `purse` is what it pays nodes from; None: nothing is paid.
 
     Raises `ProcessError`, `StoreError`, `AddressInUse`, `ConfigurationError`, and `NetworkError` for the node side's
     address.
@@ -149,11 +166,24 @@ async def run_coordinator(
             lease_s=config.lease_s,
             seed=config.seed,
         )
+        settlement = None
+        if purse is not None:
+            settlement = Settlement(
+                purse.ledger,
+                purse.key,
+                store.money,
+                purse.policy,
+                clock=clock,
+                send=lambda node_id, note: supervisor.send_credit(node_id, note),
+                nodes=lambda: supervisor.accounts(),
+                on_open=leases.wake,
+            )
         supervisor = Supervisor(
             _policy(config, model),
             leases,
             clock=monotonic,
             join_token=join_token,
+            treasury=settlement,
             stats_interval_s=config.stats_interval_s,
         )
         jobs = Jobs(store, blobs, model.check, clock=clock, on_work=leases.wake, forget=leases.forget)
@@ -170,17 +200,30 @@ async def run_coordinator(
             stats = {peer: session.stats for peer, session in supervisor.sessions.items() if session.stats is not None}
             return network_object(supervisor.fleet, stats)
 
+        parts_to_run: list[Part] = [jobs, leases, supervisor]
+        paid_apis: list[Routes] = []
+        desk, collectors = None, []
+        if settlement is not None:
+            margin_ppm = settlement.policy.margin_ppm
+            quoting = Quoting(
+                blobs, model.check, layers=model.num_layers, margin_ppm=margin_ppm, nodes=supervisor.accounts
+            )
+            desk = PaymentDesk(settlement, quoting)
+            paid_apis = [PaymentsApi(store, desk), SettlementApi(settlement)]
+            collectors.append(MoneyMetrics(settlement))
+            parts_to_run.append(settlement)
         apis: list[Routes] = [
             FilesApi(store, blobs, clock, config.max_upload_bytes),
-            BatchesApi(store, jobs, clock, model.ref.id),
+            BatchesApi(store, jobs, clock, model.ref.id, desk),
             ModelsApi(model.ref.id, int(clock()), model.context_length),
-            OperationsApi(describe, metrics_registry(supervisor, leases, jobs)),
+            OperationsApi(describe, metrics_registry(supervisor, leases, jobs, *collectors)),
+            *paid_apis,
         ]
         address = await _listen_http(build_application(apis, api_key), config.http, stack)
 
         async def run_parts() -> None:
             async with asyncio.TaskGroup() as group:
-                for part in (jobs, leases, supervisor):
+                for part in parts_to_run:
                     group.create_task(part.run())
 
         parts = asyncio.create_task(run_parts())

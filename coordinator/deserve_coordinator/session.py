@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any, Protocol
 
+from deserve_coordinator.money.registry import NodeAccount
 from deserve_network.control_messages import Hello, Refused, Stats
 from deserve_network.errors import NetworkError
 
@@ -33,6 +34,8 @@ class Session:
         self.peer_id = channel.peer_id
         self.hello: Hello | None = None
         self.stats: Stats | None = None
+        self.account: NodeAccount | None = None
+        """Who is paid for what this node does; None where nothing is paid."""
         self._outbox: asyncio.Queue[object | None] = asyncio.Queue()
         self._writer = asyncio.create_task(self._write(), name=f"outbox of {self.peer_id}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from deserve_coordinator.errors import ProtocolViolation
 from deserve_coordinator.fleet import (
@@ -21,6 +22,7 @@ from deserve_coordinator.fleet import (
     NodeReady,
     Policy,
     Refuse,
+    Ring,
     RingEnded,
     RingServes,
     RingStuck,
@@ -29,6 +31,8 @@ from deserve_coordinator.fleet import (
 )
 from deserve_coordinator.greeting import check_hello, check_offer
 from deserve_coordinator.leases import Leases, holder_of
+from deserve_coordinator.money.registry import NodeAccount
+from deserve_coordinator.money.tariff import StageTerms
 from deserve_coordinator.planner import Capacity
 from deserve_coordinator.rings import apply
 from deserve_coordinator.session import ControlChannel, Session
@@ -36,6 +40,7 @@ from deserve_network.control_messages import (
     PROTOCOL_VERSION,
     Hello,
     LeaseRequest,
+    Offer,
     Refused,
     RowsDone,
     RowsReturned,
@@ -46,6 +51,7 @@ from deserve_network.control_messages import (
     Welcome,
 )
 from deserve_network.errors import NetworkError
+from deserve_network.money_messages import CreditNote, LedgerRef, Receipts, ReceiptsStored
 from deserve_network.stage_ready import ready_fault
 
 __all__ = ["GREETING_BYTES", "Supervisor"]
@@ -60,8 +66,22 @@ GREETING_BYTES = 64 << 10
 _KEPT_HOLDERS = 4096
 
 
+class Treasury(Protocol):
+    """What is asked about money; `money.settlement` answers."""
+
+    @property
+    def ref(self) -> LedgerRef: ...
+    async def admit(self, peer_id: str, offer: Offer) -> NodeAccount: ...
+    def wake(self) -> None: ...
+    def arrived(self, account: NodeAccount) -> None: ...
+    async def take_receipts(self, account: NodeAccount, message: Receipts) -> None: ...
+
+
 class Supervisor:
-    """`clock` is monotonic, in seconds. Call `serve` for each control channel and keep `run` running."""
+    """`clock` is monotonic, in seconds. Call `serve` for each control channel and keep `run` running.
+
+    `treasury`: None where nothing is paid.
+    """
 
     def __init__(
         self,
@@ -70,6 +90,7 @@ class Supervisor:
         *,
         clock: Callable[[], float],
         join_token: str | None = None,
+        treasury: Treasury | None = None,
         stats_interval_s: float = 1.0,
         hello_timeout_s: float = 30.0,
         offer_timeout_s: float = 900.0,
@@ -81,6 +102,7 @@ class Supervisor:
         self._leases = leases
         self._clock = clock
         self._join_token = join_token
+        self._treasury = treasury
         self._stats_interval_s = stats_interval_s
         self._hello_timeout_s = hello_timeout_s
         self._offer_timeout_s = offer_timeout_s
@@ -161,14 +183,18 @@ class Supervisor:
         if len(self.sessions) >= MAX_NODES:
             raise ProtocolViolation("nodes", f"this coordinator serves at most {MAX_NODES}")
         model = self.fleet.policy.model
-        session.send(Welcome(PROTOCOL_VERSION, model, self._stats_interval_s))
+        ref = None if self._treasury is None else self._treasury.ref
+        session.send(Welcome(PROTOCOL_VERSION, model, self._stats_interval_s, ref))
         async with asyncio.timeout(self._offer_timeout_s):
             # A node that measures for long may already send Stats as a sign of life.
             while isinstance(message := await session.channel.receive(), Stats):
                 continue
         if isinstance(message, Refused):
             raise ProtocolViolation(message.field, f"the node refused: {message.reason}")
-        return hello, check_offer(message, hello, model.digest)
+        capacity = check_offer(message, hello, model.digest)
+        if self._treasury is not None:
+            session.account = await self._treasury.admit(session.peer_id, message)
+        return hello, capacity
 
     def _admit(self, session: Session, hello: Hello, capacity: Capacity) -> None:
         earlier = self.sessions.pop(session.peer_id, None)
@@ -179,6 +205,26 @@ class Supervisor:
         log.info("node %s joined with %d MiB", hello.name, hello.memory_bytes >> 20)
         member = Member(session.peer_id, hello.name, hello.addresses, capacity, self._clock())
         self._apply(NodeJoined(member))
+        if self._treasury is not None and session.account is not None:
+            self._treasury.arrived(session.account)
+
+    def accounts(self) -> dict[bytes, NodeAccount]:
+        """Of the nodes that are here and are paid, by node id."""
+        found = (session.account for session in self.sessions.values())
+        return {account.node_id: account for account in found if account is not None}
+
+    def send_credit(self, node_id: bytes, note: CreditNote) -> bool:
+        """Hand a note to the node's session; False where it has none."""
+        for session in self.sessions.values():
+            if session.account is not None and session.account.node_id == node_id:
+                session.send(note)
+                return True
+        return False
+
+    def _terms(self, ring: Ring) -> tuple[StageTerms, ...]:
+        """What the stages of a ring cost for as long as it serves; none where nobody is paid."""
+        accounts = [(self.sessions[place.peer_id].account, place) for place in ring.stages]
+        return tuple(account.terms(place.first, place.last) for account, place in accounts if account is not None)
 
     def _apply(self, event: Event) -> None:
         self.fleet, actions = apply(self.fleet, event, self._clock())
@@ -196,7 +242,7 @@ class Supervisor:
                 self._heads[holder] = action.head
                 while len(self._heads) > _KEPT_HOLDERS:
                     del self._heads[next(iter(self._heads))]
-                self._leases.open(holder)
+                self._leases.open(holder, self._terms(self.fleet.rings[action.ring]))
                 log.info("ring %s serves", holder)
             elif isinstance(action, RingEnded):
                 holder = holder_of(action.ring, action.epoch)
@@ -225,10 +271,15 @@ class Supervisor:
             case RowsDone():
                 holder = self._speaks_for(session, message.ring, message.epoch)
                 await self._leases.finish(holder, message.results)
+                if self._treasury is not None:
+                    self._treasury.wake()
                 session.send(RowsStored(message.ring, message.report))
             case RowsReturned():
                 holder = self._speaks_for(session, message.ring, message.epoch)
                 await self._leases.take_back(holder, message.rows, recalled=message.recalled)
+            case Receipts() if self._treasury is not None and session.account is not None:
+                await self._treasury.take_receipts(session.account, message)
+                session.send(ReceiptsStored(message.report))
             case Refused():
                 raise ProtocolViolation(message.field, f"the node refused: {message.reason}")
             case _:

@@ -20,6 +20,8 @@ from deserve_network.errors import IdentityError
 __all__ = ["Identity", "generate_identity", "load_or_create_identity", "peer_key"]
 
 _KEY_BYTES = 32
+_ED25519_PREFIX = b"\x08\x01\x12\x20"
+"""PublicKey protobuf: field 1 (type) = 1 (Ed25519), field 2 (data) = 32 bytes. An identity multihash is around it."""
 # PublicKey protobuf: field 1 (type) = 1 (Ed25519), field 2 (data) = 32 bytes; before it the identity multihash.
 _BEFORE_KEY = b"\x00\x24\x08\x01\x12\x20"
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -98,3 +100,17 @@ def _base58(data: bytes) -> str:
         number, rest = divmod(number, 58)
         digits = _BASE58[rest] + digits
     return "1" * (len(data) - len(data.lstrip(b"\0"))) + digits
+
+
+def public_key_of(peer_id: str) -> bytes:
+    """The raw Ed25519 public key, 32 bytes, that a peer id spells out. Raises `IdentityError` for any other peer id."""
+    number = 0
+    for character in peer_id[:64]:
+        digit = _BASE58.find(character)
+        if digit < 0:
+            raise IdentityError(f"{peer_id[:64]!r} is no peer id: {character!r} is no digit of base 58")
+        number = number * 58 + digit
+    decoded = b"\0" + number.to_bytes(-(-number.bit_length() // 8), "big")
+    if len(decoded) != 2 + len(_ED25519_PREFIX) + _KEY_BYTES or decoded[2:-_KEY_BYTES] != _ED25519_PREFIX:
+        raise IdentityError(f"{peer_id[:64]!r} is not the peer id of an Ed25519 key")
+    return decoded[-_KEY_BYTES:]

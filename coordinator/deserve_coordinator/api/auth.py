@@ -14,7 +14,10 @@ from aiohttp.typedefs import Middleware
 from deserve_coordinator.api.problems import Handler, Problem
 from deserve_process.secret_file import read_secret
 
-__all__ = ["key_middleware", "load_or_create_key"]
+__all__ = ["OPEN_PREFIX", "key_middleware", "load_or_create_key"]
+
+OPEN_PREFIX = "/v1/settlement/"
+"""Proofs of what is owed, for those who are owed."""
 
 
 def load_or_create_key(path: Path) -> str:
@@ -32,12 +35,12 @@ def load_or_create_key(path: Path) -> str:
 
 
 def key_middleware(key: str) -> Middleware:
-    """Refuse requests under /v1 that do not carry `Authorization: Bearer <key>`."""
+    """Refuse requests under /v1 that do not carry `Authorization: Bearer <key>`, `OPEN_PREFIX` excepted."""
     expected = hashlib.sha256(key.encode()).digest()
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path.startswith("/v1"):
+        if request.path.startswith("/v1") and not request.path.startswith(OPEN_PREFIX):
             scheme, _, offered = request.headers.get("Authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not offered:
                 raise Problem(401, "send the API key as `Authorization: Bearer KEY`", code="missing_api_key")

@@ -12,10 +12,11 @@ from aiohttp import web
 
 from deserve_coordinator.api.problems import Problem
 from deserve_coordinator.api.queries import json_object, list_object, page
-from deserve_coordinator.api.service_options import allowed_codecs
+from deserve_coordinator.api.service_options import allowed_codecs, payment_options
 from deserve_coordinator.batch_lines import ENDPOINTS
 from deserve_coordinator.completion_window import window_seconds
 from deserve_coordinator.jobs import Jobs
+from deserve_coordinator.money.desk import PaymentDesk
 from deserve_coordinator.store.interface import Store
 from deserve_coordinator.store.records import BatchRecord, NewBatch
 
@@ -34,7 +35,9 @@ _TIMES = (
 )
 
 
-def batch_object(batch: BatchRecord) -> dict[str, Any]:
+def batch_object(batch: BatchRecord, payment: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`payment`: what is due, of a batch that somebody pays for."""
+    paid = {} if payment is None else {"payment": payment}
     return {
         "id": batch.id,
         "object": "batch",
@@ -57,7 +60,7 @@ def batch_object(batch: BatchRecord) -> dict[str, Any]:
             "total_tokens": batch.input_tokens + batch.output_tokens,
         },
         "metadata": batch.metadata,
-        "deserve": {"codecs": list(batch.codecs), "codec": batch.codec},
+        "deserve": {"codecs": list(batch.codecs), "codec": batch.codec} | paid,
     }
 
 
@@ -79,13 +82,16 @@ def _metadata(value: object) -> Mapping[str, str] | None:
 
 
 class BatchesApi:
-    """Handlers of /v1/batches for the one model that is served."""
+    """Handlers of /v1/batches for the one model that is served. `desk`: None where nothing is paid."""
 
-    def __init__(self, store: Store, jobs: Jobs, clock: Callable[[], float], model: str) -> None:
+    def __init__(
+        self, store: Store, jobs: Jobs, clock: Callable[[], float], model: str, desk: PaymentDesk | None = None
+    ) -> None:
         self._store = store
         self._jobs = jobs
         self._clock = clock
         self._model = model
+        self._desk = desk
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -108,6 +114,7 @@ class BatchesApi:
         window_s = window_seconds(body.get("completion_window"))
         metadata = _metadata(body.get("metadata"))
         codecs = allowed_codecs(body.get("deserve"))
+        payment = payment_options(body.get("deserve"), paid=self._desk is not None)
         key = request.headers.get("Idempotency-Key")
         if key is not None and not 0 < len(key) <= 255:
             raise Problem(400, "Idempotency-Key holds 1 to 255 characters", code="invalid_idempotency_key")
@@ -117,33 +124,36 @@ class BatchesApi:
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         if key is not None and (earlier := await self._store.batch_by_idempotency_key(key)) is not None:
             # Its input file may be gone by now.
-            return self._created(earlier, digest)
+            return await self._created(earlier, digest)
         await self._check_file(file_id)
         now = int(self._clock())
-        batch = await self._store.create_batch(
-            NewBatch(
-                id=f"batch_{secrets.token_hex(12)}",
-                endpoint=endpoint,
-                model=self._model,
-                input_file_id=file_id,
-                completion_window=body["completion_window"],
-                created_at=now,
-                expires_at=now + window_s,
-                metadata=metadata,
-                request_digest=digest,
-                idempotency_key=key,
-                codecs=codecs,
-            )
+        new = NewBatch(
+            id=f"batch_{secrets.token_hex(12)}",
+            endpoint=endpoint,
+            model=self._model,
+            input_file_id=file_id,
+            completion_window=body["completion_window"],
+            created_at=now,
+            expires_at=now + window_s,
+            metadata=metadata,
+            request_digest=digest,
+            idempotency_key=key,
+            codecs=codecs,
         )
+        escrow = None if self._desk is None else await self._desk.escrow_for(new, payment)
+        batch = await self._store.create_batch(new, escrow)
         self._jobs.wake()
-        return self._created(batch, digest)
+        return await self._created(batch, digest)
 
-    @staticmethod
-    def _created(batch: BatchRecord, digest: str) -> web.Response:
+    async def _shown(self, batch: BatchRecord) -> dict[str, Any]:
+        escrow = None if self._desk is None else await self._desk.escrow(batch.id)
+        return batch_object(batch, None if self._desk is None or escrow is None else self._desk.view(escrow))
+
+    async def _created(self, batch: BatchRecord, digest: str) -> web.Response:
         """The batch that this request created, now or before. Raises `Problem` where another request created it."""
         if batch.request_digest != digest:
             raise Problem(409, "this Idempotency-Key was used for another request", code="idempotency_conflict")
-        return web.json_response(batch_object(batch))
+        return web.json_response(await self._shown(batch))
 
     async def _check_file(self, file_id: str) -> None:
         record = await self._store.file(file_id)
@@ -157,7 +167,7 @@ class BatchesApi:
         found = await self._store.batches(after=after, limit=limit + 1)
         if found is None:
             raise Problem(404, f"no such batch: {str(after)[:64]}", param="after", code="batch_not_found")
-        data = [batch_object(batch) for batch in found[:limit]]
+        data = [await self._shown(batch) for batch in found[:limit]]
         return web.json_response(list_object(data, has_more=len(found) > limit))
 
     async def _find(self, request: web.Request) -> BatchRecord:
@@ -168,7 +178,7 @@ class BatchesApi:
         return batch
 
     async def retrieve(self, request: web.Request) -> web.Response:
-        return web.json_response(batch_object(await self._find(request)))
+        return web.json_response(await self._shown(await self._find(request)))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Ask for the end; rows that are finished stay. Cancelling twice is fine, a batch at its end is a conflict."""
@@ -180,4 +190,4 @@ class BatchesApi:
         if not moved and current.status not in ("cancelling", "cancelled"):
             raise Problem(409, f"a batch that is {current.status} cannot be cancelled", code="batch_not_cancellable")
         self._jobs.wake()
-        return web.json_response(batch_object(current))
+        return web.json_response(await self._shown(current))

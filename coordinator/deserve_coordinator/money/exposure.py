@@ -1,9 +1,9 @@
 """How many rows of a paid job may be out at once, and when that is a matter for an alarm. Pure.
 
-Two limits hold. What a job is charged never exceeds what it may spend, so no row is handed out that could break that
-even if all others out there turned out as dear as the dearest. And what is unpaid is limited: where a cap is stated, by
-the same reasoning strictly; where none is, no new rows are handed out while more is unpaid than one chunk of the rows
-that are out, and those finish.
+Two limits hold. What a job is charged never exceeds what it may spend: where that is less than the quote of its whole
+file, no row is handed out that could break it even if all others out there turned out as dear as the dearest. And what
+is unpaid is limited: where a cap is stated, by the same reasoning strictly; where none is, no new rows are handed out
+while more is unpaid than one chunk of the rows that are out, and those finish.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def _by_exposure(escrow: EscrowRecord, leased: int, pending: int) -> int:
 
 
 def _by_budget(escrow: EscrowRecord, leased: int, pending: int) -> int:
-    return pending if escrow.dearest == 0 else (escrow.spend - escrow.charged) // escrow.dearest - leased
+    if not escrow.capped or escrow.dearest == 0:
+        return pending
+    return (escrow.spend - escrow.charged) // escrow.dearest - leased
 
 
 def rows_allowed(escrow: EscrowRecord, leased: int, pending: int) -> int:

@@ -15,6 +15,7 @@ __all__ = [
     "held",
     "mark_posted",
     "mark_sent",
+    "newest_epoch",
     "nodes_due",
     "open_epoch",
     "unsent_credits",
@@ -172,6 +173,12 @@ def open_epoch(c: sqlite3.Connection, coordinator: bytes) -> EpochRecord | None:
         [(number, leaf, node, str(amount)) for leaf, (node, amount) in enumerate(owed.items())],
     )
     return EpochRecord(number, root, None, tuple(owed.items()))
+
+
+def newest_epoch(c: sqlite3.Connection) -> int:
+    """The last one that is posted; 0 before there is one."""
+    (number,) = c.execute("SELECT coalesce(max(epoch), 0) FROM epochs WHERE posted_at IS NOT NULL").fetchone()
+    return int(number)
 
 
 def mark_posted(c: sqlite3.Connection, number: int, now: int) -> None:

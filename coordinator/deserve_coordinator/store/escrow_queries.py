@@ -33,7 +33,7 @@ def escrow_of(row: sqlite3.Row) -> EscrowRecord:
     """Of a row with all columns of `escrows`."""
     values: dict[str, Any] = {name: int(row[name]) if name in _AMOUNTS else row[name] for name in _FIELDS}
     values["exposure"] = None if row["exposure"] is None else int(row["exposure"])
-    values |= {"audited": bool(row["audited"]), "paused": bool(row["paused"])}
+    values |= {name: bool(row[name]) for name in ("audited", "capped", "paused")}
     return EscrowRecord(**values)
 
 
@@ -50,8 +50,8 @@ def create(c: sqlite3.Connection, new: NewEscrow) -> None:
         _hold(c, new.account, new.budget)
     c.execute(
         "INSERT INTO escrows (batch_id, job_id, payer, signer, account, salt, budget, deadline_s, spend, exposure,"
-        " most_prefill, most_decode, margin_ppm, layers, audited, state)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " most_prefill, most_decode, margin_ppm, layers, audited, capped, state)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             new.batch_id,
             new.job_id,
@@ -68,6 +68,7 @@ def create(c: sqlite3.Connection, new: NewEscrow) -> None:
             new.margin_ppm,
             new.layers,
             int(new.audited),
+            int(new.capped),
             "open" if new.account is None else "opening",
         ),
     )

@@ -102,6 +102,10 @@ class MoneyStore:
     async def epoch(self, number: int) -> EpochRecord | None:
         return await self._read(lambda c: credit_queries.epoch(c, number))
 
+    async def newest_epoch(self) -> int:
+        """The last one that is posted; 0 before there is one."""
+        return await self._read(credit_queries.newest_epoch)
+
     async def stage_of(self, ring: str, epoch: int, stage: int) -> tuple[bytes, int] | None:
         return await self._read(lambda c: receipt_queries.stage_of(c, ring, epoch, stage))
 

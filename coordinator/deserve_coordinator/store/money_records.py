@@ -38,6 +38,8 @@ class NewEscrow:
     layers: int
     """Of the whole model."""
     audited: bool = False
+    capped: bool = False
+    """Whether `spend` is less than the quote of all its rows."""
     exposure: int | None = None
     account: str | None = None
     salt: bytes | None = None
@@ -60,6 +62,7 @@ class EscrowRecord:
     margin_ppm: int
     layers: int
     audited: bool
+    capped: bool
     dearest: int
     """Upper bound of what its dearest row is charged."""
     exact: int

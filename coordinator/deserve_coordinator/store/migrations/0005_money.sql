@@ -42,6 +42,7 @@ CREATE TABLE escrows (
     margin_ppm INTEGER NOT NULL,
     layers INTEGER NOT NULL,
     audited INTEGER NOT NULL,                        -- 1: nobody is paid for a row before its audit is decided
+    capped INTEGER NOT NULL,                         -- 1: `spend` is less than the quote of all rows
     dearest TEXT NOT NULL DEFAULT '0',               -- upper bound of its dearest row
     exact TEXT NOT NULL DEFAULT '0',                 -- of all bills that stand
     covered_exact TEXT NOT NULL DEFAULT '0',         -- of those that vouchers cover
