@@ -87,7 +87,12 @@ def hash_sources(sources: Mapping[str, str]) -> str:
 
 
 def compile_sources(
-    modules: Path, sources: Mapping[str, str], names: tuple[str, ...] = CONTRACTS, *, warnings: bool = False
+    modules: Path,
+    sources: Mapping[str, str],
+    names: tuple[str, ...] = CONTRACTS,
+    *,
+    settings: Mapping[str, Any] = SETTINGS,
+    warnings: bool = False,
 ) -> dict[str, Artifact]:
     """The contracts called `names`, each from the file of its name.
 
@@ -97,7 +102,7 @@ def compile_sources(
     request = {
         "language": "Solidity",
         "sources": {name: {"content": text} for name, text in sources.items()},
-        "settings": {**SETTINGS, "outputSelection": wanted},
+        "settings": {**settings, "outputSelection": wanted},
     }
     command = ["node", str(DIRECTORY / "standard_json.js"), str(modules)]
     done = subprocess.run(
@@ -113,7 +118,7 @@ def compile_sources(
             abi=answer["contracts"][f"{name}.sol"][name]["abi"],
             bytecode=bytes.fromhex(answer["contracts"][f"{name}.sol"][name]["evm"]["bytecode"]["object"]),
             compiler=PACKAGES[0].partition("@")[2],
-            settings=SETTINGS,
+            settings=dict(settings),
             sources=hash_sources(sources),
         )
         for name in names
