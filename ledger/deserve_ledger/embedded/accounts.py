@@ -58,6 +58,8 @@ def withdraw(draft: Draft, call: Withdraw) -> None:
 def add_bond(draft: Draft, call: AddBond) -> None:
     bonded = draft.state.coordinators.get(draft.sender, CoordinatorRecord())
     require(not bonded.slashed, "CoordinatorIsSlashed")
+    # Otherwise a release that was begun long ago would let a large bond go at once.
+    require(bonded.releases_at_s == 0, "AlreadyUnbonding")
     draft.take(draft.sender, call.amount)
     draft.add_totals(bonds=call.amount)
     _keep(draft, replace(bonded, bond=bonded.bond + call.amount))
