@@ -9,10 +9,11 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from aiohttp import web
+from prometheus_client.registry import Collector
 
 from deserve_coordinator.api.application import Routes, build_application
 from deserve_coordinator.api.auth import load_or_create_key
@@ -22,6 +23,9 @@ from deserve_coordinator.api.models import ModelsApi
 from deserve_coordinator.api.operations import OperationsApi
 from deserve_coordinator.api.payments import PaymentsApi
 from deserve_coordinator.api.settlement import SettlementApi
+from deserve_coordinator.audits.desk import AuditDesk
+from deserve_coordinator.audits.metrics import AuditMetrics
+from deserve_coordinator.audits.opening import open_audits
 from deserve_coordinator.batch_lines import Check
 from deserve_coordinator.blobs import Blobs
 from deserve_coordinator.config import CoordinatorConfig
@@ -39,6 +43,7 @@ from deserve_coordinator.money.settlement import Settlement
 from deserve_coordinator.planner import ModelShape
 from deserve_coordinator.store.sqlite import SqliteStore
 from deserve_coordinator.supervisor import GREETING_BYTES, Supervisor
+from deserve_network.audit_messages import AUDIT, AUDIT_PROTOCOL
 from deserve_network.channel import Channel
 from deserve_network.control_messages import CONTROL, CONTROL_PROTOCOL, ModelRef
 from deserve_network.host import Host
@@ -166,13 +171,15 @@ async def run_coordinator(
             lease_s=config.lease_s,
             seed=config.seed,
         )
-        settlement = None
+        settlement: Settlement | None = None
+        audits: AuditDesk | None = None
         if purse is not None:
+            audited = purse.audits.mode != "off"
             settlement = Settlement(
                 purse.ledger,
                 purse.key,
                 store.money,
-                purse.policy,
+                replace(purse.policy, audited=audited),
                 clock=clock,
                 send=lambda node_id, note: supervisor.send_credit(node_id, note),
                 nodes=lambda: supervisor.accounts(),
@@ -184,9 +191,30 @@ async def run_coordinator(
             clock=monotonic,
             join_token=join_token,
             treasury=settlement,
+            barred=lambda node_id: "" if audits is None else audits.barred(node_id),
             stats_interval_s=config.stats_interval_s,
         )
-        jobs = Jobs(store, blobs, model.check, clock=clock, on_work=leases.wake, forget=leases.forget)
+        if settlement is not None and purse is not None and purse.audits.mode != "off":
+            wake_money = settlement.wake
+
+            def decided() -> None:
+                jobs.wake()
+                wake_money()
+
+            audits = await open_audits(
+                store.audits,
+                purse.ledger,
+                supervisor,
+                purse.audits,
+                directory=config.data / "evidence",
+                secret=purse.key.secret,
+                num_layers=model.num_layers,
+                dtype=model.ref.dtype,
+                clock=clock,
+                on_decided=decided,
+                on_work=leases.wake,
+            )
+        jobs = Jobs(store, blobs, model.check, clock=clock, audits=audits, on_work=leases.wake, forget=leases.forget)
 
         host = await Host.start(load_or_create_identity(config.data / "identity.key"), config.listen)
         stack.push_async_callback(host.close)
@@ -195,6 +223,13 @@ async def run_coordinator(
             await supervisor.serve(Channel(stream, CONTROL, until_trusted=GREETING_BYTES))
 
         host.handle(CONTROL_PROTOCOL, talk)
+        if audits is not None:
+            desk_of_audits = audits
+
+            async def audit(stream: Stream) -> None:
+                await desk_of_audits.serve(Channel(stream, AUDIT, until_trusted=GREETING_BYTES))
+
+            host.handle(AUDIT_PROTOCOL, audit)
 
         def describe() -> dict[str, object]:
             stats = {peer: session.stats for peer, session in supervisor.sessions.items() if session.stats is not None}
@@ -202,7 +237,8 @@ async def run_coordinator(
 
         parts_to_run: list[Part] = [jobs, leases, supervisor]
         paid_apis: list[Routes] = []
-        desk, collectors = None, []
+        desk: PaymentDesk | None = None
+        collectors: list[Collector] = []
         if settlement is not None:
             margin_ppm = settlement.policy.margin_ppm
             quoting = Quoting(
@@ -212,6 +248,9 @@ async def run_coordinator(
             paid_apis = [PaymentsApi(store, desk), SettlementApi(settlement)]
             collectors.append(MoneyMetrics(settlement))
             parts_to_run.append(settlement)
+        if audits is not None:
+            collectors.append(AuditMetrics(audits))
+            parts_to_run.append(audits)
         apis: list[Routes] = [
             FilesApi(store, blobs, clock, config.max_upload_bytes),
             BatchesApi(store, jobs, clock, model.ref.id, desk),

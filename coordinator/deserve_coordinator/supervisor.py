@@ -80,7 +80,7 @@ class Treasury(Protocol):
 class Supervisor:
     """`clock` is monotonic, in seconds. Call `serve` for each control channel and keep `run` running.
 
-    `treasury`: None where nothing is paid.
+    `treasury`: None where nothing is paid. `barred(node_id)`: why a node may not come back; empty where it may.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Supervisor:
         clock: Callable[[], float],
         join_token: str | None = None,
         treasury: Treasury | None = None,
+        barred: Callable[[bytes], str] = lambda node_id: "",
         stats_interval_s: float = 1.0,
         hello_timeout_s: float = 30.0,
         offer_timeout_s: float = 900.0,
@@ -103,6 +104,7 @@ class Supervisor:
         self._clock = clock
         self._join_token = join_token
         self._treasury = treasury
+        self._barred = barred
         self._stats_interval_s = stats_interval_s
         self._hello_timeout_s = hello_timeout_s
         self._offer_timeout_s = offer_timeout_s
@@ -194,6 +196,8 @@ class Supervisor:
         capacity = check_offer(message, hello, model.digest)
         if self._treasury is not None:
             session.account = await self._treasury.admit(session.peer_id, message)
+            if reason := self._barred(session.account.node_id):
+                raise ProtocolViolation("audit", reason)
         return hello, capacity
 
     def _admit(self, session: Session, hello: Hello, capacity: Capacity) -> None:
@@ -220,6 +224,20 @@ class Supervisor:
                 session.send(note)
                 return True
         return False
+
+    def put_out(self, node_id: bytes, reason: str) -> None:
+        """A node was found to cheat: its channel ends with the reason, and its ring with it."""
+        for session in self.sessions.values():
+            if session.account is not None and session.account.node_id == node_id:
+                session.refuse("audit", reason)
+
+    def doubt(self, node_id: bytes, reason: str) -> None:
+        """A node is not believed for now: its ring ends, and the others go on without it while it rests."""
+        for session in self.sessions.values():
+            ring = self.fleet.ring_of(session.peer_id)
+            if session.account is not None and session.account.node_id == node_id and ring is not None:
+                self._apply(NodeFailed(session.peer_id, ring.id, ring.epoch, f"an audit failed: {reason}"))
+                return
 
     def _terms(self, ring: Ring) -> tuple[StageTerms, ...]:
         """What the stages of a ring cost for as long as it serves; none where nobody is paid."""

@@ -152,6 +152,7 @@ class AuditDesk:
         if who is None:
             await channel.close()
             return
+        channel.trust()
         session = AuditSession(channel, who.node_id)
         earlier, self._sessions[who.node_id] = self._sessions.get(who.node_id), session
         if earlier is not None:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deserve_coordinator.audits.policy import AuditPolicy
 from deserve_coordinator.errors import ConfigurationError
 from deserve_coordinator.money.policy import MoneyPolicy
 from deserve_ledger.deployment import Deployment, read_deployment
@@ -26,6 +27,7 @@ class LedgerConfig:
     rpc_url: str | None = None
     """Instead of the deployment's."""
     policy: MoneyPolicy = field(default_factory=MoneyPolicy)
+    audits: AuditPolicy = field(default_factory=AuditPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Purse:
     ledger: Ledger
     key: Key
     policy: MoneyPolicy
+    audits: AuditPolicy = field(default_factory=lambda: AuditPolicy(mode="off"))
 
 
 async def load_account(config: LedgerConfig) -> tuple[Deployment, Key]:

@@ -27,6 +27,7 @@ __all__ = [
     "open_cases",
     "receipts_of",
     "refuted",
+    "row_expected",
     "save_case",
     "save_standing",
     "standing",
@@ -237,6 +238,21 @@ def receipts_of(c: sqlite3.Connection, subject: Subject, attempt: int) -> list[S
         (subject.job_id, subject.lease, attempt, subject.ring, subject.epoch, subject.stage, subject.node_id),
     )
     return [SignedPart(ReceiptRecord(*row[:-1]), row[-1] or EMPTY_ROOT) for row in map(tuple, found)]
+
+
+def row_expected(c: sqlite3.Connection, subject: Subject) -> tuple[str, int | None]:
+    """The codec of the subject's batch, and how many tokens passed a stage before the row was done; None where it was
+    another lease that finished it."""
+    row = c.execute(
+        "SELECT b.codec, r.fence, x.prompt_tokens, x.completion_tokens FROM rows r JOIN batches b ON b.id = r.batch_id"
+        " LEFT JOIN results x ON x.row = r.key WHERE r.key = ?",
+        (subject.row,),
+    ).fetchone()
+    if row["prompt_tokens"] is None or row["fence"] != subject.lease:
+        return row["codec"] or "raw", None
+    # The last token is drawn and passes no stage any more.
+    passed = max(row["prompt_tokens"], row["prompt_tokens"] + row["completion_tokens"] - 1)
+    return row["codec"] or "raw", passed
 
 
 def note_drawn(c: sqlite3.Connection, row: int, lease: int, drawn: Sequence[Case]) -> None:

@@ -29,6 +29,9 @@ class AuditStore:
     async def receipts_of(self, subject: Subject, attempt: int) -> list[SignedPart]:
         return await self._database.read(lambda c: audit_queries.receipts_of(c, subject, attempt))
 
+    async def row_expected(self, subject: Subject) -> tuple[str, int | None]:
+        return await self._database.read(lambda c: audit_queries.row_expected(c, subject))
+
     async def note_drawn(self, row: int, lease: int, drawn: Sequence[Case]) -> None:
         await self._database.write(lambda c: audit_queries.note_drawn(c, row, lease, drawn))
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from eth_hash.auto import keccak
+
 from deserve_ledger.calls import (
     Call,
     OpenJob,
@@ -114,6 +116,9 @@ class FakeLedger:
 
     async def now_s(self) -> int:
         return self.book.now_s
+
+    async def beacon(self, position: int) -> bytes | None:
+        return keccak(position.to_bytes(32, "big"))
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"a coordinator does not ask for {name}")
