@@ -2,7 +2,8 @@
 
 A ring has one link from each stage to the next, which carries `Step` frames with hidden states, and one link
 between head and tail, which carries `Admit` forwards and `Sampled` back. Middle stages therefore never see a
-token. Every message names ring and epoch; a message of another epoch is refused.
+token. Every message names ring and epoch; a message of another epoch is refused. Where work is paid, `Step` says what
+rows are booked under and `ChunkClosed` what each stage commits to.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from deserve_network.schema import Max, Table
+from deserve_network.schema import Max, Min, Table
 
 __all__ = [
     "CODEC_NAMES",
     "RING",
     "RING_PROTOCOL",
     "Admit",
+    "BookedRoots",
     "Chunk",
+    "ChunkClosed",
     "FailedSequence",
+    "RowLabel",
     "Sampled",
     "SampledToken",
     "Sampling",
@@ -101,6 +105,21 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class RowLabel:
+    """What the work on a sequence is booked under: told with its first chunk, and remembered until it is released."""
+
+    sequence: int
+    job_id: Annotated[bytes, Min(32), Max(32)]
+    row: int
+    """Row key in the coordinator's store."""
+    lease: Annotated[int, Min(0)]
+    attempt: Annotated[int, Min(0)]
+    """How often the row was admitted before under that lease."""
+    prefill: Annotated[int, Min(1), Max(MAX_CONTEXT)]
+    """Tokens that it has when it is admitted; those at later positions are drawn in this attempt."""
+
+
+@dataclass(frozen=True, slots=True)
 class StageTiming:
     """What one stage spent on a step, seconds: computing, and waiting before that for KV pages to be copied in. `rtt_s`
     is the shortest of the last round trips over the link that the step leaves on; 0: not known."""
@@ -128,6 +147,8 @@ class Step:
     hidden: int
     timings: Annotated[tuple[StageTiming, ...], Max(256)]
     """Of the stages that the step has passed, in order: the head plans with them."""
+    labels: Annotated[tuple[RowLabel, ...], Max(MAX_CHUNKS)] = ()
+    """Of the sequences that begin with this step and that somebody pays for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +162,32 @@ class Tune:
     """Of each stage: pages of a microbatch that leave the device while others compute; 0: nothing is swapped."""
     prefetch_depth: int
     coalesce: int
+
+
+@dataclass(frozen=True, slots=True)
+class BookedRoots:
+    """What a stage commits to of all rows that one (job, lease, attempt) books; see `deserve_node.proof.commitment`."""
+
+    job_id: Annotated[bytes, Min(32), Max(32)]
+    lease: Annotated[int, Min(0)]
+    attempt: Annotated[int, Min(0)]
+    wire_root: Annotated[bytes, Min(32), Max(32)]
+    """Over the bytes that left the stage."""
+    print_root: Annotated[bytes, Min(32), Max(32)]
+    """Over the fingerprints of its outputs; zero at the tail."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkClosed:
+    """Every stage to the next, the tail to the head: no step of this chunk comes any more, and this was in it. It
+    follows the chunk's last step, later ones may be between."""
+
+    ring: str
+    epoch: int
+    chunk: Annotated[int, Min(0)]
+    """Step numbers from 64 times this one on, 64 at most."""
+    booked: Annotated[tuple[BookedRoots, ...], Max(MAX_CHUNKS)]
+    """In the order of (job, lease, attempt)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +231,4 @@ class Sampled:
     """Of every stage, the tail's last."""
 
 
-RING = Table("ring", {1: Step, 2: Admit, 3: Sampled, 4: Tune}, max_bytes=8 << 20)
+RING = Table("ring", {1: Step, 2: Admit, 3: Sampled, 4: Tune, 5: ChunkClosed}, max_bytes=8 << 20)

@@ -37,12 +37,14 @@ from deserve_network.control_messages import (
 from deserve_network.errors import AddressError, ChannelClosed, NetworkError
 from deserve_network.host import Host
 from deserve_network.links import Links
-from deserve_network.money_messages import CreditNote
+from deserve_network.money_messages import CreditNote, ReceiptsStored
 from deserve_node.background import BackgroundThread
 from deserve_node.errors import NodeError
 from deserve_node.introduction import Introduction, RefusedError, Served, heed_refusal
 from deserve_node.measure import total_memory_bytes
 from deserve_node.member import AssignmentError, Lending, RingMember
+from deserve_node.proof.receipts import ReceiptKey
+from deserve_node.proof.work_proofs import WorkProofs
 from deserve_node.ring.neighbours import first_cause, said_goodbye
 from deserve_node.settings import NodeSettings, SettingsError
 from deserve_node.wallet.engagement import Engagement
@@ -88,6 +90,8 @@ class Daemon:
         self._wallet = wallet
         self.engagement: Engagement | None = None
         """With the coordinator of the last session, where it pays."""
+        self.proofs: WorkProofs | None = None
+        """Once a coordinator pays."""
         self._serving: asyncio.Task[None] | None = None
         self._reports = itertools.count()
         self._orphans: dict[int, RowsDone] = {}
@@ -123,6 +127,8 @@ class Daemon:
             await self._leave()
             await self._links.close()
             self._thread.close()
+            if self.proofs is not None:
+                await asyncio.to_thread(self.proofs.close)
 
     async def _session(self) -> str:
         """One session; returns why it ended."""
@@ -157,14 +163,20 @@ class Daemon:
             await channel.close()
 
     async def _engage(self, served: Served) -> None:
-        """Open the books for a coordinator that pays; for the same one they stay open."""
+        """Open the books for a coordinator that pays; for the same one they stay open. A node that takes no pay commits
+        to its work all the same: its neighbours rely on that."""
         wallet, ref = self._wallet, served.ledger
+        if ref is not None and self.proofs is None:
+            self.proofs = WorkProofs(self.settings.data, evidence_bytes=self.settings.evidence_disk_bytes)
         if wallet is None or ref is None:
             self.engagement = None
-            return
-        if self.engagement is None or self.engagement.debtor != wallet.debtor(ref):
+        elif self.engagement is None or self.engagement.debtor != wallet.debtor(ref):
             self.engagement = wallet.engage(ref)
-        await self.engagement.look()
+        if self.proofs is not None:
+            key = None if wallet is None else ReceiptKey(wallet.key.secret, wallet.domain, wallet.node_id)
+            self.proofs.employ(key, self.engagement)
+        if self.engagement is not None:
+            await self.engagement.look()
 
     async def _take_credit(self, note: CreditNote) -> None:
         """Raises `RefusedError` for a coordinator that is proven to cheat, `ChannelClosed` for a credit of no use."""
@@ -184,6 +196,8 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._report(channel, served.stats_interval_s))
                 tasks.create_task(self._obey(channel, served))
+                if served.ledger is not None and self.proofs is not None:
+                    tasks.create_task(self.proofs.deliver(channel.send))
         except ExceptionGroup as group:
             raise first_cause(group.subgroup(RefusedError) or group) from group
 
@@ -207,6 +221,9 @@ class Daemon:
                 self._orphans.pop(message.report, None)
                 if member is not None:
                     member.outbox.stored(message)
+            elif isinstance(message, ReceiptsStored):
+                if self.proofs is not None:
+                    await self.proofs.stored(message.report)
             elif member is None or not _concerns(message, member):
                 log.info("passed over %s for a ring that this node has left", type(message).__name__)
             elif isinstance(message, Begin):
@@ -236,7 +253,14 @@ class Daemon:
             if self.engagement is not None and (fault := await self.engagement.overdue()) is not None:
                 raise AssignmentError(f"this node waits for pay: {fault}")
             member = RingMember(
-                assign, served.files, self._links, lending, self._reports, self._thread, engagement=self.engagement
+                assign,
+                served.files,
+                self._links,
+                lending,
+                self._reports,
+                self._thread,
+                proofs=self.proofs if served.ledger is not None else None,
+                engagement=self.engagement,
             )
         except AssignmentError as error:
             log.warning("ring %s: %s", assign.ring, error)

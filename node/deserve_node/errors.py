@@ -20,7 +20,10 @@ NodeError
 ├── NoLinkError                (ring.neighbours) a neighbour could not be linked with; names it
 ├── RingProtocolError          (ring.head) a stage of the ring sent what does not belong there
 ├── PayloadError               (ring.payload) a frame's payload is not what its header declares
-└── AuditError                 (audit.errors) an audit that cannot be done; has a tree of its own
+├── AuditError                 (audit.errors) an audit that cannot be done; has a tree of its own
+├── CommitmentMismatch         (proof.errors) a neighbour commits to something else than it sent; names it
+├── ContradictionError         (proof.errors) something else has been signed for this work before
+└── EvidenceError              (proof.errors) evidence that is not there, damaged, or not what was committed to
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Served:
     files: ModelFiles
     stats_interval_s: float
     ledger: LedgerRef | None = None
-    """Where this node is paid; None: it is not."""
+    """Where work is paid; None: nowhere."""
 
 
 class Introduction:
@@ -88,10 +88,9 @@ class Introduction:
         except RefusedError as error:
             await channel.send(Refused("model", str(error)[:1024]))
             raise
-        if wallet is None or welcome.ledger is None:
-            await channel.send(offer)
-            return Served(welcome.model, files, welcome.stats_interval_s)
-        await channel.send(dataclasses.replace(offer, account=wallet.account, prices=wallet.asked))
+        if wallet is not None and welcome.ledger is not None:
+            offer = dataclasses.replace(offer, account=wallet.account, prices=wallet.asked)
+        await channel.send(offer)
         return Served(welcome.model, files, welcome.stats_interval_s, welcome.ledger)
 
     def _measure(self, model: ModelRef) -> tuple[ModelFiles, Offer]:

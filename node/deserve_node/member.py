@@ -35,11 +35,15 @@ from deserve_network.links import Links
 from deserve_network.stage_ready import ready_fault
 from deserve_node.background import BackgroundThread
 from deserve_node.engine import PoolShape
+from deserve_node.engine.interface import ShardFacts
 from deserve_node.errors import NodeError
 from deserve_node.kv_limits import KvLimits
 from deserve_node.loaded_stage import LoadedStage, load_stage
 from deserve_node.measure import machine_id
 from deserve_node.outbox import Outbox, returned_in_parts
+from deserve_node.proof.committer import Committer, StagePosition
+from deserve_node.proof.head import HeadCommitments
+from deserve_node.proof.work_proofs import WorkProofs
 from deserve_node.ring.compute import Compute
 from deserve_node.ring.figures import ring_figures
 from deserve_node.ring.head import Head, HeadLinks
@@ -94,9 +98,11 @@ class RingMember:
         reports: Iterator[int],
         thread: BackgroundThread,
         *,
+        proofs: WorkProofs | None = None,
         link_deadline_s: float = LINK_DEADLINE_S,
         engagement: Engagement | None = None,
     ) -> None:
+        """Without `proofs` nothing is committed to: nobody pays."""
         if not 0 <= assign.stage < len(assign.stages) or assign.stages[assign.stage].peer_id != lending.peer_id:
             raise AssignmentError(f"stage {assign.stage} of {len(assign.stages)} is not this node's")
         if len(assign.links) not in (0, len(assign.stages)):
@@ -108,6 +114,8 @@ class RingMember:
         self._thread = thread
         self.engagement = engagement
         """Who pays; None: nobody does."""
+        self._proofs = proofs
+        self._committer: Committer | None = None
         self._loaded: LoadedStage | None = None
         """Until a compute thread owns it."""
         self._closed = False
@@ -144,6 +152,8 @@ class RingMember:
         clearance = None if self.engagement is None else self.engagement.new_clearance()
         compute = Compute(engine, loaded.swapper, stage=self.assign.stage, clearance=clearance)
         self._loaded, self._compute = None, compute
+        if self._proofs is not None and not self._closed:
+            self._committer = self._proofs.committer(self._position(engine.shard))
         return StageReady(
             ring=self.assign.ring,
             epoch=self.assign.epoch,
@@ -162,6 +172,12 @@ class RingMember:
             threads=torch.get_num_threads(),
             occupies_cores=loaded.occupies_cores,
         )
+
+    def _position(self, shard: ShardFacts) -> StagePosition:
+        assign, place = self.assign, self.place
+        previous = assign.stages[assign.stage - 1].peer_id if assign.stage else ""
+        layers = place.last - place.first
+        return StagePosition(assign.ring, assign.epoch, assign.stage, layers, shard.dtype, shard.hidden_size, previous)
 
     def _load_or_drop(self) -> LoadedStage:
         """On the loading thread: a membership that ended meanwhile has nobody who would close what was loaded."""
@@ -244,6 +260,9 @@ class RingMember:
         links = None
         if self._neighbours.next is not None and self._neighbours.token is not None:
             links = HeadLinks(self._neighbours.next, self._neighbours.token)
+        proof = None
+        if self._committer is not None:
+            proof = HeadCommitments(self._committer, "" if links is None else links.tail.peer_id)
         self._head = Head(
             self.assign.ring,
             self.assign.epoch,
@@ -253,6 +272,7 @@ class RingMember:
             desk=self.outbox,
             links=links,
             planner=planner,
+            proof=proof,
         )
         self._began_s = time.monotonic()
         self._began.set()
@@ -277,11 +297,25 @@ class RingMember:
         assert neighbours.previous is not None
         if self.is_tail:
             assert neighbours.token is not None
-            tail = Tail(ring, epoch, compute=self._compute, previous=neighbours.previous, head=neighbours.token)
+            tail = Tail(
+                ring,
+                epoch,
+                compute=self._compute,
+                previous=neighbours.previous,
+                head=neighbours.token,
+                committer=self._committer,
+            )
             await tail.run()
             return
         assert neighbours.next is not None
-        stage = Stage(ring, epoch, compute=self._compute, previous=neighbours.previous, following=neighbours.next)
+        stage = Stage(
+            ring,
+            epoch,
+            compute=self._compute,
+            previous=neighbours.previous,
+            following=neighbours.next,
+            committer=self._committer,
+        )
         await stage.run()
 
     async def _take_orders(self, head: Head) -> None:
@@ -341,10 +375,13 @@ class RingMember:
         )
 
     async def close(self) -> None:
-        """Close the links, wait for the step that computes, drop the tensors. Safe to repeat."""
+        """Close the links, wait for the step that computes, sign for what it did, drop the tensors. Safe to repeat."""
         self._closed = True
         await self._neighbours.close()
         await asyncio.to_thread(self._drop_loaded)
         if self._compute is not None:
             compute, self._compute = self._compute, None
             await asyncio.to_thread(compute.close)
+        if self._committer is not None:
+            committer, self._committer = self._committer, None
+            await committer.finish()

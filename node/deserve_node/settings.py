@@ -43,6 +43,7 @@ AMOUNTS = {
     "kv_memory": "kv_memory_bytes",
     "host_memory": "host_memory_bytes",
     "copy_rate": "copy_bytes_per_s",
+    "evidence_disk": "evidence_disk_bytes",
 }
 """Keys of node.toml, and flags, whose values are amounts such as 2GiB (a second)."""
 
@@ -102,6 +103,8 @@ class NodeSettings:
     """Chunks that may be done and unpaid before this node stops."""
     passphrase_file: str = ""
     """Of the receipt key; readable by its owner only."""
+    evidence_disk_bytes: int = 20 << 30
+    """Of what came to this node and may still be asked for in an audit, where work is paid."""
     stage_profile: str = ""
     """A TOML file: steps take its times and nothing is computed, see `deserve_node.timed`."""
     cheat: str = ""
@@ -206,6 +209,7 @@ def _check(settings: NodeSettings) -> None:
         ("kv_memory_bytes", 0, _MOST_BYTES),
         ("host_memory_bytes", 0, _MOST_BYTES),
         ("copy_bytes_per_s", 0, _MOST_BYTES),
+        ("evidence_disk_bytes", 1, _MOST_BYTES),
         ("page_tokens", 1, 1024),
         ("threads", 0, 4096),
         ("tensor_port", 0, 65535),

@@ -182,11 +182,13 @@ async def start_node(
             identity = generate_identity()
             wallet = open_wallet(identity)
             host = await stack.enter_async_context(await Host.start(identity, [LOOPBACK]))
+            name = f"node-{len(nodes) + 1}"
+            (tmp_path / name).mkdir()
             settings = NodeSettings(
-                tmp_path,
+                tmp_path / name,
                 **{
                     "coordinator": coordinator.address,
-                    "name": f"node-{len(nodes) + 1}",
+                    "name": name,
                     "memory_bytes": 32 << 20,
                     "device": "cpu",
                     "max_rows": 16,

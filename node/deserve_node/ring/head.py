@@ -15,12 +15,14 @@ from typing import Protocol
 
 import torch
 
+from deserve_ledger.identifiers import CHUNK_STEPS
 from deserve_network.control_messages import MAX_LEASE_ROWS, Lease, PlanReport, RowLog, RowResult
 from deserve_network.link import Link
-from deserve_network.ring_messages import Sampled, Step, Tune
+from deserve_network.ring_messages import ChunkClosed, RowLabel, Sampled, Step, Tune
 from deserve_node.errors import NodeError
+from deserve_node.proof.head import HeadCommitments
 from deserve_node.ring.compute import Compute, Computed, StepWork
-from deserve_node.ring.payload import pack_payload
+from deserve_node.ring.payload import pack_payload, packed_runs, plain_outputs
 from deserve_node.ring.planning import Planner
 from deserve_node.ring.rows import HeadRow, error_result, open_all, too_large
 from deserve_node.ring.scheduler import Scheduler
@@ -77,6 +79,15 @@ class _UnderWay:
     """Of its hidden states on a link."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    """A step that computes, with the labels of the rows that begin with it."""
+
+    plan: StepPlan
+    labels: tuple[RowLabel, ...]
+    computing: asyncio.Future[Computed]
+
+
 class Head:
     """Runs until cancelled, or until a link fails (which it raises). All methods belong to the event loop's thread."""
 
@@ -91,9 +102,10 @@ class Head:
         desk: Desk,
         links: HeadLinks | None,
         planner: Planner | None = None,
+        proof: HeadCommitments | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Without a planner the scheduler keeps the plan that it has."""
+        """Without a planner the scheduler keeps the plan that it has; without `proof` nothing is committed to."""
         self._ring = ring
         self._epoch = epoch
         self._compute = compute
@@ -102,6 +114,7 @@ class Head:
         self._desk = desk
         self._links = links
         self._planner = planner
+        self._proof = proof
         self._clock = clock
         self._under_way: dict[int, _UnderWay] = {}
         self._rows: dict[int, HeadRow] = {}
@@ -125,6 +138,8 @@ class Head:
             tasks.create_task(self._drive(), name=f"{self._ring} drive")
             if self._planner is not None:
                 tasks.create_task(self._plan(self._planner), name=f"{self._ring} plan")
+            if self._proof is not None:
+                tasks.create_task(self._proof.committer.run(self._close_chunk), name=f"{self._ring} commit")
             if self._links is not None:
                 tasks.create_task(self._collect(self._links.tail), name=f"{self._ring} collect")
 
@@ -204,12 +219,12 @@ class Head:
         self._wake.set()
 
     async def _drive(self) -> None:
-        submitted: asyncio.Queue[tuple[StepPlan, asyncio.Future[Computed]]] = asyncio.Queue(STEPS_IN_LINE)
+        submitted: asyncio.Queue[_Submitted] = asyncio.Queue(STEPS_IN_LINE)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._submit(submitted), name=f"{self._ring} submit")
             tasks.create_task(self._deliver(submitted), name=f"{self._ring} deliver")
 
-    async def _submit(self, submitted: asyncio.Queue[tuple[StepPlan, asyncio.Future[Computed]]]) -> None:
+    async def _submit(self, submitted: asyncio.Queue[_Submitted]) -> None:
         while True:
             self._ask()
             plan = self._scheduler.next_step()
@@ -218,9 +233,12 @@ class Head:
                 self._left()
             if plan is None:
                 self._wake.clear()
+                await self._rest()
                 await self._wake.wait()
                 continue
-            await self._announce(plan)
+            labels = await self._announce(plan)
+            if self._proof is not None and self._proof.fills(plan):
+                self._scheduler.skip_to_multiple(CHUNK_STEPS)
             inputs = torch.tensor(plan.token_ids, dtype=torch.int64)
             if plan.tune is not None:
                 self._compute.tune(_tune(self._ring, self._epoch, plan.tune))
@@ -228,7 +246,17 @@ class Head:
             computing = self._compute.submit(work)
             hidden_bytes = 0 if self._planner is None else self._planner.hidden_bytes(plan.segments)
             self._under_way[plan.step] = _UnderWay(plan.load, plan.prompt_tokens, hidden_bytes)
-            await submitted.put((plan, computing))
+            await submitted.put(_Submitted(plan, labels, computing))
+
+    async def _rest(self) -> None:
+        """Where nothing is under way, what there is of a chunk is committed to: who knows when the next step is."""
+        if self._proof is not None and not self._under_way:
+            self._scheduler.skip_to_multiple(CHUNK_STEPS)
+            await self._proof.committer.rest()
+
+    async def _close_chunk(self, closed: ChunkClosed) -> None:
+        if self._links is not None:
+            await self._links.next.send(closed)
 
     def _ask(self) -> None:
         codecs = (self._scheduler.plan.codec,) if self._planner is None else self._planner.proposed_codecs
@@ -243,22 +271,30 @@ class Head:
             self._asked = min(room, MAX_LEASE_ROWS)
             self._desk.want_rows(self._asked, codecs)
 
-    async def _announce(self, plan: StepPlan) -> None:
-        """Tell the tail of the rows that are new to it."""
+    async def _announce(self, plan: StepPlan) -> tuple[RowLabel, ...]:
+        """Tell the tail of the rows that are new to it. Returns the labels of those that are paid for."""
         # All before the first send: while one waits for its link, rows of this very step may be cancelled.
-        admits = [self._rows[row.key].admit(self._ring, self._epoch) for row in plan.admitted]
+        rows = [self._rows[row.key] for row in plan.admitted]
+        admits = [row.admit(self._ring, self._epoch) for row in rows]
+        labels = [] if self._proof is None else [row.label() for row in rows]
         for admit in admits:
             if self._links is None:
                 self._compute.engine.admit(admit)
             else:
                 await self._links.tail.send(admit)
+        return tuple(label for label in labels if label is not None)
 
-    async def _deliver(self, submitted: asyncio.Queue[tuple[StepPlan, asyncio.Future[Computed]]]) -> None:
+    async def _deliver(self, submitted: asyncio.Queue[_Submitted]) -> None:
+        proof = self._proof
         while True:
-            plan, computing = await submitted.get()
-            computed = await computing
+            item = await submitted.get()
+            plan, computed = item.plan, await item.computing
             output = computed.output
+            if proof is not None:
+                proof.begin(plan, item.labels)
             if self._links is None:
+                if proof is not None:
+                    await proof.drew(plan, output.drawn)
                 answer = (output.drawn, output.scored, output.failed, (computed.timing,))
                 self._take(Sampled(self._ring, self._epoch, plan.step, plan.microbatch, *answer))
                 continue
@@ -279,18 +315,30 @@ class Head:
                 tokens,
                 hidden,
                 (computed.timing_on(self._links.next),),
+                item.labels,
             )
-            await self._links.next.send(step, await pack_payload(output.hidden, step.segments))
+            packed = await pack_payload(output.hidden, step.segments)
+            if proof is not None:
+                # Before it is sent: once it is back, the chunk may end with it.
+                outputs = await plain_outputs(output.hidden, step.segments)
+                await proof.left(plan, packed_runs(packed, step.segments), outputs)
+            await self._links.next.send(step, packed)
 
     async def _collect(self, tail: Link) -> None:
         while True:
             frame = await tail.receive()
             sampled = frame.message
-            if not isinstance(sampled, Sampled) or (sampled.ring, sampled.epoch) != (self._ring, self._epoch):
+            if not isinstance(sampled, Sampled | ChunkClosed) or (sampled.ring, sampled.epoch) != (
+                self._ring,
+                self._epoch,
+            ):
                 raise RingProtocolError(
                     f"{tail.peer_id} sent {type(sampled).__name__} where Sampled of {self._ring} belongs"
                 )
-            self._take(sampled)
+            if isinstance(sampled, Sampled):
+                self._take(sampled)
+            elif self._proof is not None:
+                self._proof.tail_closed(sampled)
 
     def _take(self, sampled: Sampled) -> None:
         owners = {row.row.sequence: row for row in self._rows.values()} if sampled.scored or sampled.failed else {}
@@ -303,6 +351,8 @@ class Head:
             raise RingProtocolError(str(error)) from error
         if (step := self._under_way.pop(sampled.step, None)) is None:
             raise RingProtocolError(f"step {sampled.step} came back before it was computed")
+        if self._proof is not None:
+            self._proof.returned(sampled)
         self._learn(sampled, step)
         results = [self._give_up(owners[f.sequence], f.reason) for f in sampled.failed if f.sequence in owners]
         rows = self._rows

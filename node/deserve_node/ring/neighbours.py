@@ -14,6 +14,7 @@ from deserve_network.errors import ClosedByPeer, LinkLost, NetworkError
 from deserve_network.link import Link
 from deserve_network.links import Links
 from deserve_node.errors import NodeError
+from deserve_node.proof.errors import CommitmentMismatch
 
 __all__ = ["LINK_DEADLINE_S", "Neighbours", "NoLinkError", "first_cause", "said_goodbye"]
 
@@ -92,8 +93,8 @@ class Neighbours:
         return sum(link.bytes_received for link in self._open)
 
     def suspect(self, error: BaseException) -> str:
-        """Peer id of the neighbour whose loss explains `error`; empty where none does."""
-        if isinstance(error, NoLinkError):
+        """Peer id of the neighbour whose loss, or lie, explains `error`; empty where none does."""
+        if isinstance(error, NoLinkError | CommitmentMismatch):
             return error.peer_id
         if isinstance(error, LinkLost):
             return next((link.peer_id for link in self._open if link.lost), "")

@@ -17,9 +17,19 @@ from deserve_kernels.codecs import CODECS
 from deserve_kernels.errors import PayloadError as CodecError
 from deserve_network.ring_messages import Segment, Step
 from deserve_node.errors import NodeError
+from deserve_node.proof.passage import Run
 from deserve_node.tensors import DTYPES
 
-__all__ = ["PayloadError", "pack_payload", "payload_bytes", "segment_fault", "unpack_payload"]
+__all__ = [
+    "PayloadError",
+    "pack_payload",
+    "packed_runs",
+    "payload_bytes",
+    "plain_outputs",
+    "received_runs",
+    "segment_fault",
+    "unpack_payload",
+]
 
 
 class PayloadError(NodeError):
@@ -48,6 +58,27 @@ async def unpack_payload(payload: memoryview, step: Step) -> torch.Tensor:
     if all(CODECS[segment.codec].lossless for segment in step.segments):
         return _unpack(payload, step)
     return await asyncio.to_thread(_unpack, payload, step)
+
+
+def received_runs(payload: memoryview, step: Step) -> list[Run]:
+    """The payload of a sound step, segment by segment."""
+    dtype = DTYPES[step.dtype]
+    return [Run(segment.codec, part.nbytes // segment.tokens, part) for segment, part in _parts(payload, step, dtype)]
+
+
+def packed_runs(packed: Sequence[memoryview], segments: Sequence[Segment]) -> list[Run]:
+    """What `pack_payload` returned for `segments`."""
+    return [
+        Run(segment.codec, part.nbytes // segment.tokens, part) for segment, part in zip(segments, packed, strict=True)
+    ]
+
+
+async def plain_outputs(hidden: torch.Tensor, segments: Sequence[Segment]) -> memoryview | None:
+    """The bytes of `hidden` as it was computed; None where packing by `segments` gives the very same."""
+    if all(CODECS[segment.codec].lossless for segment in segments):
+        return None
+    (plain,) = await pack_payload(hidden, (Segment("raw", len(hidden)),))
+    return plain
 
 
 def payload_bytes(step: Step) -> int:

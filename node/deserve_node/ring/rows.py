@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deserve_network.control_messages import Lease, LeasedRow, RowLog, RowResult
-from deserve_network.ring_messages import Admit, SampledToken, Sampling, TokenBias
+from deserve_network.ring_messages import Admit, RowLabel, SampledToken, Sampling, TokenBias
 from deserve_node.ring.step_plan import Row
 from deserve_text.error_body import error_body
 from deserve_text.errors import RequestError
@@ -39,6 +39,8 @@ class HeadRow:
     output: OutputText
     sampling: Sampling
     kept: list[SampledToken] = field(default_factory=list)
+    admissions: int = 0
+    """So far."""
     scored: dict[int, SampledToken] = field(default_factory=dict)
 
     @property
@@ -66,6 +68,13 @@ class HeadRow:
 
     def admit(self, ring: str, epoch: int) -> Admit:
         return Admit(ring, epoch, self.row.sequence, self.sampling, self.row.prompt, tuple(self.row.generated))
+
+    def label(self) -> RowLabel | None:
+        """What the work on it is booked under from this admission on, which counts; None where nobody pays for it."""
+        if (work := self.leased.work) is None:
+            return None
+        attempt, self.admissions = work.attempt + self.admissions, self.admissions + 1
+        return RowLabel(self.row.sequence, work.job_id, work.row, work.lease, attempt, self.row.length)
 
     def result(self, created: int) -> RowResult:
         """The finished row as the coordinator stores it."""

@@ -160,6 +160,10 @@ class Scheduler:
         else:
             self._waiting.pop(row.arrival, None)
 
+    def skip_to_multiple(self, of: int) -> None:
+        """The next step has the next number, from its own on, that `of` divides."""
+        self._steps += -self._steps % of
+
     def take_failed(self) -> list[Row]:
         """Rows that outgrew an otherwise empty ring; they are no longer in the scheduler's care."""
         failed, self._failed = self._failed, []

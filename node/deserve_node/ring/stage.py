@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from dataclasses import dataclass
 
 from deserve_network.link import Link
-from deserve_network.ring_messages import MAX_CHUNKS, Admit, Chunk, Sampled, Step, Tune
+from deserve_network.ring_messages import MAX_CHUNKS, Admit, Chunk, ChunkClosed, Sampled, Step, Tune
+from deserve_node.proof.committer import Committer, label_fault
+from deserve_node.proof.passage import Passage
 from deserve_node.ring.compute import Compute, Computed, StepWork
 from deserve_node.ring.head import STEPS_IN_LINE, RingProtocolError
-from deserve_node.ring.payload import pack_payload, segment_fault, unpack_payload
+from deserve_node.ring.payload import (
+    pack_payload,
+    packed_runs,
+    plain_outputs,
+    received_runs,
+    segment_fault,
+    unpack_payload,
+)
 from deserve_node.tensors import DTYPES
 
 __all__ = ["ADMIT_DEADLINE_S", "Stage", "Tail"]
@@ -22,31 +32,59 @@ ADMIT_DEADLINE_S = 30.0
 """How long a tail waits for the Admit of a sequence whose first chunk is already here."""
 
 
-class Stage:
-    """A middle stage. Runs until cancelled or a link fails, which it raises."""
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    """A step that computes, with the payload that it came with where that is committed to."""
 
-    def __init__(self, ring: str, epoch: int, *, compute: Compute, previous: Link, following: Link) -> None:
+    step: Step
+    payload: memoryview
+    computing: asyncio.Future[Computed]
+
+
+Item = _Submitted | Tune | ChunkClosed
+
+
+class Stage:
+    """A middle stage. Runs until cancelled or a link fails, which it raises; `committer` is told of all that passes."""
+
+    def __init__(
+        self,
+        ring: str,
+        epoch: int,
+        *,
+        compute: Compute,
+        previous: Link,
+        following: Link,
+        committer: Committer | None = None,
+    ) -> None:
         self._ring = ring
         self._epoch = epoch
         self._compute = compute
         self._previous = previous
         self._following = following
         """The next stage; at the tail, the head."""
+        self._committer = committer
         self._lengths: dict[int, int] = {}
         """Positions of each sequence that have been computed here."""
 
     async def run(self) -> None:
-        """Compute steps as they come. Raises `LinkLost`, `RingProtocolError`, `PayloadError`, in an exception group."""
-        submitted: asyncio.Queue[tuple[Step, asyncio.Future[Computed]] | Tune] = asyncio.Queue(STEPS_IN_LINE)
+        """Compute steps as they come. Raises `LinkLost`, `RingProtocolError`, `PayloadError` and `CommitmentMismatch`,
+        in an exception group."""
+        submitted: asyncio.Queue[Item] = asyncio.Queue(STEPS_IN_LINE)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._receive(submitted), name=f"{self._ring} receive")
             tasks.create_task(self._send(submitted), name=f"{self._ring} send")
+            if self._committer is not None:
+                tasks.create_task(self._committer.run(self._following.send), name=f"{self._ring} commit")
 
-    async def _receive(self, submitted: asyncio.Queue[tuple[Step, asyncio.Future[Computed]] | Tune]) -> None:
+    async def _receive(self, submitted: asyncio.Queue[Item]) -> None:
         while True:
             frame = await self._previous.receive()
             message = frame.message
-            if not isinstance(message, Step | Tune) or (message.ring, message.epoch) != (self._ring, self._epoch):
+            if not isinstance(message, Step | Tune | ChunkClosed) or (message.ring, message.epoch) != (
+                self._ring,
+                self._epoch,
+            ):
                 raise RingProtocolError(
                     f"{self._previous.peer_id} sent {_described(message)}, not a Step of {self._ring}/{self._epoch}"
                 )
@@ -56,33 +94,50 @@ class Stage:
                 self._compute.tune(message)
                 await submitted.put(message)
                 continue
+            if isinstance(message, ChunkClosed):
+                await submitted.put(message)
+                continue
             self._check(message)
             await self._prepare(message)
             inputs = await unpack_payload(frame.payload, message)
             work = StepWork(message.microbatch, message.released, message.chunks, inputs)
-            await submitted.put((message, self._compute.submit(work)))
+            payload = memoryview(b"") if self._committer is None else frame.payload
+            await submitted.put(_Submitted(message, payload, self._compute.submit(work)))
 
     async def _prepare(self, step: Step) -> None:
         """Whatever must be known before a step may compute."""
 
-    async def _send(self, submitted: asyncio.Queue[tuple[Step, asyncio.Future[Computed]] | Tune]) -> None:
+    async def _send(self, submitted: asyncio.Queue[Item]) -> None:
         while True:
             item = await submitted.get()
             if isinstance(item, Tune):
                 self._following.coalesce = item.coalesce
                 await self._pass_on(item)
+            elif isinstance(item, ChunkClosed):
+                if self._committer is not None:
+                    await self._committer.said(item)
             else:
-                step, computing = item
-                await self._deliver(step, await computing)
+                await self._deliver(item.step, await item.computing, item.payload)
 
     async def _pass_on(self, tune: Tune) -> None:
         await self._following.send(tune)
 
-    async def _deliver(self, step: Step, computed: Computed) -> None:
+    async def _deliver(self, step: Step, computed: Computed, payload: memoryview) -> None:
         hidden = computed.output.hidden
         assert hidden is not None
         onward = dataclasses.replace(step, timings=(*step.timings, computed.timing_on(self._following)))
-        await self._following.send(onward, await pack_payload(hidden, step.segments))
+        packed = await pack_payload(hidden, step.segments)
+        await self._following.send(onward, packed)
+        if (committer := self._committer_of(step)) is not None:
+            left, outputs = packed_runs(packed, step.segments), await plain_outputs(hidden, step.segments)
+            await committer.passed(step.step, Passage(step.chunks, received_runs(payload, step), left, outputs))
+
+    def _committer_of(self, step: Step) -> Committer | None:
+        """Who has to know of a step that has been sent; None where nobody pays for any of its rows."""
+        if (committer := self._committer) is None:
+            return None
+        committer.rows(step.labels, step.released)
+        return committer if committer.concerns(step.chunks) else None
 
     def _check(self, step: Step) -> None:
         shard = self._compute.engine.shard
@@ -96,6 +151,8 @@ class Stage:
             raise RingProtocolError(f"step {step.step} declares chunks that do not make {step.tokens} tokens")
         if len({chunk.sequence for chunk in step.chunks}) != len(step.chunks):
             raise RingProtocolError(f"step {step.step} has two chunks of one sequence")
+        if (fault := label_fault(step)) is not None:
+            raise RingProtocolError(f"step {step.step} has {fault}")
         for sequence in step.released:
             self._lengths.pop(sequence, None)
         for chunk in step.chunks:
@@ -122,9 +179,10 @@ class Tail(Stage):
         compute: Compute,
         previous: Link,
         head: Link,
+        committer: Committer | None = None,
         admit_deadline_s: float = ADMIT_DEADLINE_S,
     ) -> None:
-        super().__init__(ring, epoch, compute=compute, previous=previous, following=head)
+        super().__init__(ring, epoch, compute=compute, previous=previous, following=head, committer=committer)
         self._admit_deadline_s = admit_deadline_s
         self._admitted = asyncio.Condition()
         self._expected: set[int] = set()
@@ -144,6 +202,8 @@ class Tail(Stage):
                     f"the head sent {_described(admit)}, not an Admit of {self._ring}/{self._epoch}"
                 )
             self._check_admit(admit)
+            if self._committer is not None:
+                self._committer.admitted(admit)
             async with self._admitted:
                 self._expected.add(admit.sequence)
                 self._compute.engine.admit(admit)
@@ -168,7 +228,7 @@ class Tail(Stage):
     async def _pass_on(self, tune: Tune) -> None:
         """The head has it already."""
 
-    async def _deliver(self, step: Step, computed: Computed) -> None:
+    async def _deliver(self, step: Step, computed: Computed, payload: memoryview) -> None:
         output = computed.output
         await self._following.send(
             Sampled(
@@ -182,6 +242,8 @@ class Tail(Stage):
                 (*step.timings, computed.timing_on(self._following)),
             )
         )
+        if (committer := self._committer_of(step)) is not None:
+            await committer.passed(step.step, Passage(step.chunks, received_runs(payload, step), drawn=output.drawn))
 
     async def _await_admission(self, sequences: set[int]) -> None:
         knows = self._compute.engine.knows
