@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,7 @@ class DevelopmentChain:
         return opened
 
 
-async def put_ledger_on(url: str) -> Deployment:
-    """Deploy token and contract from account 0, and give the other development accounts tokens."""
+async def _put_ledger_on(url: str) -> Deployment:
     made = await deploy(url, development_key(0), TERMS, pace=Pace(poll_s=0.02))
     for number in range(1, ACCOUNTS):
         address = bytes.fromhex(development_account(number).address[2:])
@@ -87,18 +86,38 @@ async def put_ledger_on(url: str) -> Deployment:
     return made
 
 
+@asynccontextmanager
+async def _development_chain(url: str, deployment: Deployment) -> AsyncIterator[DevelopmentChain]:
+    chain = DevelopmentChain(url, deployment)
+    snapshot = chain.ask("evm_snapshot")
+    try:
+        yield chain
+    finally:
+        await chain._open.aclose()
+        chain.ask("evm_setAutomine", True)
+        assert chain.ask("evm_revert", snapshot)
+
+
+@pytest.fixture(scope="session")
+def put_ledger_on() -> Callable[[str], Awaitable[Deployment]]:
+    """Deploys token and contract on a development chain from account 0, and gives the other accounts tokens."""
+    return _put_ledger_on
+
+
+@pytest.fixture(scope="session")
+def development_chain() -> Callable[[str, Deployment], AbstractAsyncContextManager[DevelopmentChain]]:
+    """A chain for one test, put back after it."""
+    return _development_chain
+
+
 @pytest.fixture(scope="session")
 def _shared_chain() -> Iterator[tuple[str, Deployment]]:
     with threaded_devnet() as url:
-        yield url, asyncio.run(put_ledger_on(url))
+        yield url, asyncio.run(_put_ledger_on(url))
 
 
 @pytest.fixture
 async def chain(_shared_chain: tuple[str, Deployment]) -> AsyncIterator[DevelopmentChain]:
     """Blocks come with transactions and by `evm_mine`; its time stands still but for `pass_time`."""
-    development = DevelopmentChain(*_shared_chain)
-    snapshot = development.ask("evm_snapshot")
-    yield development
-    await development._open.aclose()
-    development.ask("evm_setAutomine", True)
-    assert development.ask("evm_revert", snapshot)
+    async with _development_chain(*_shared_chain) as development:
+        yield development
