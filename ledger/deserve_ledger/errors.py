@@ -10,6 +10,7 @@ LedgerError
 ├── Unfunded             the account cannot pay for a transaction's gas
 ├── OutboxHeld           another process makes transactions with this account
 ├── Reorganised          blocks that counted as final are gone; `position` says from where to ask again
+├── JournalUnusable      a journal's file is in use by another process, or cannot be written
 ├── RolledBack           a counterparty showed a journal that is shorter than, or differs from, what it signed before
 ├── KeystoreError        a key file that is missing, unsafe or does not open
 └── DevnetUnusable       a development chain's directory or address is taken, or its log is damaged
@@ -23,6 +24,7 @@ __all__ = [
     "ChainUnreachable",
     "DevnetUnusable",
     "InvalidField",
+    "JournalUnusable",
     "KeystoreError",
     "LedgerError",
     "OutboxHeld",
@@ -80,6 +82,10 @@ class Reorganised(LedgerError):
     def __init__(self, position: int) -> None:
         super().__init__(f"the chain took back blocks that counted as final: events after {position} are not the same")
         self.position = position
+
+
+class JournalUnusable(LedgerError):
+    pass
 
 
 class RolledBack(LedgerError):

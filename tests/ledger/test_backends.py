@@ -6,6 +6,7 @@ One Hypothesis state machine for the embedded ledger, the contract, and both sid
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -62,6 +63,8 @@ class Parties(RuleBasedStateMachine):
         self.payouts: list[tuple[bytes, Any]] = []
         """Calls that pay against a signature, as they were accepted."""
         self.claims: list[tuple[bytes, int, bytes, int, tuple[bytes, ...]]] = []
+        self.drawn: dict[bytes, int] = defaultdict(int)
+        self.claimed: dict[tuple[bytes, bytes], int] = defaultdict(int)
         self.refunded: dict[bytes, int] = {}
         self.before: Any = None
         self.books = Books()
@@ -89,16 +92,28 @@ class Parties(RuleBasedStateMachine):
         if outcome[0] == "done":
             for name, fields in outcome[1]:
                 self.books.read([Event(self.books.position + 1, name, fields)])
-                if name == "Challenged":
-                    self.known.challenges = fields["challengeId"]
-                if name == "Reserved":
-                    self.known.reservations.add((fields["coordinator"], fields["nodeId"]))
-                if name == "JobRefunded":
-                    assert fields["jobId"] not in self.refunded
-                    self.refunded[fields["jobId"]] = fields["amount"]
+                self._see(name, fields)
             if isinstance(call, calls.RedeemVoucher | calls.Claim | calls.ClaimCredit):
                 self.payouts.append((sender, call))
         return outcome
+
+    def _see(self, name: str, fields: dict[str, Any]) -> None:
+        """What each party got, by the events alone."""
+        if name == "Challenged":
+            self.known.challenges = fields["challengeId"]
+        elif name == "Reserved":
+            self.known.reservations.add((fields["coordinator"], fields["nodeId"]))
+        elif name == "VoucherRedeemed":
+            self.drawn[fields["jobId"]] += fields["amount"]
+        elif name == "JobRefunded":
+            assert fields["jobId"] not in self.refunded
+            self.refunded[fields["jobId"]] = fields["amount"]
+        elif name == "Claimed":
+            self.claimed[fields["coordinator"], fields["nodeId"]] += fields["amount"]
+        elif name in ("NodeSlashed", "CoordinatorSlashed"):
+            injured = fields["submitter" if name == "NodeSlashed" else "injured"]
+            shares = 2 if any(injured) else 1
+            assert fields["burnt"] == fields["amount"] - shares * (fields["amount"] * 30 // 100)
 
     # Money, nodes, bonds
 
@@ -306,11 +321,11 @@ class Parties(RuleBasedStateMachine):
 
     def _nobody_is_paid_above_what_was_signed(self, now: View) -> None:
         for job, record in now.jobs.items():
-            assert record.drawn <= min(record.budget, self.signed.vouched[job])
+            assert record.drawn == self.drawn[job] <= min(record.budget, self.signed.vouched[job])
             assert record.refunded == (job in self.refunded)
             assert not record.refunded or self.refunded[job] + record.drawn == record.budget
         for owed, record in now.reservations.items():
-            assert record.claimed <= self.signed.credited[owed]
+            assert record.claimed == self.claimed[owed] <= self.signed.credited[owed]
 
     def _what_only_grows_grew(self, before: View, now: View) -> None:
         assert all(now.jobs[job].drawn >= record.drawn for job, record in before.jobs.items())
@@ -338,6 +353,8 @@ class Parties(RuleBasedStateMachine):
         for job, record in now.jobs.items():
             if record != JobRecord() and not record.refunded:
                 self._done(ACCOUNTS[5], calls.Refund(job))
+            if record != JobRecord():
+                assert self.submit(5, calls.Refund(job)) == ("refused", "JobClosed")
         for (coordinator, node), held in now.reservations.items():
             if held.amount:
                 self._done(coordinator, calls.Release(node))

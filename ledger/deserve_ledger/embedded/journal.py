@@ -38,7 +38,7 @@ class Journal:
     """Opens or creates the journal at `path`; `key` is the owner's 32-byte private key.
 
     Raises `RolledBack` where the file contradicts itself or a head that its owner has signed, `InvalidField` where it
-    was begun with other terms, `LedgerError` where another process has it. Not to be used from two threads at once;
+    was begun with other terms, `JournalUnusable` where another process has it. Not to be used from two threads at once;
     `tip` alone may be read from any, because it is replaced as a whole.
     """
 

@@ -64,7 +64,7 @@ class RemoteJournal:
         return cast(int, from_plain(int, (await self._http.ask("GET", "/now"))["now_s"]))
 
     async def events(self, after: int, limit: int) -> Sequence[Event]:
-        answer = await self._http.ask("GET", "/events", params={"after": after, "limit": limit})
+        answer = await self._http.ask("GET", "/events", params={"after": max(0, after), "limit": limit})
         return cast(list[Event], list(from_plain(tuple[Event, ...], answer["events"])))
 
     async def hash_at(self, number: int) -> bytes | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deserve_ledger.embedded.entries import Entry, SignedCall
 from deserve_ledger.embedded.plain import from_plain, to_plain
-from deserve_ledger.errors import InvalidField, LedgerError, RolledBack
+from deserve_ledger.errors import InvalidField, JournalUnusable, RolledBack
 from deserve_ledger.records import Event
 
 __all__ = ["JournalTables"]
@@ -52,7 +52,7 @@ def _entry(row: tuple[int, int, bytes, bytes, int, int, bytes, bytes]) -> Entry:
 
 
 class JournalTables:
-    """Opens `path`, creating it (0600). Raises `LedgerError` where another process has it or it is no journal."""
+    """Opens `path`, creating it (0600). Raises `JournalUnusable` where another process has it or it is no journal."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -66,7 +66,7 @@ class JournalTables:
             self._connection.executescript(_SCHEMA)
         except sqlite3.OperationalError as taken:
             self._connection.close()
-            raise LedgerError(f"{path}: {taken}; is another process using this journal?") from taken
+            raise JournalUnusable(f"{path}: {taken}; is another process using this journal?") from taken
         except sqlite3.DatabaseError as damaged:
             self._connection.close()
             raise RolledBack(f"{path}: {damaged}") from damaged
@@ -88,14 +88,16 @@ class JournalTables:
             raise RolledBack(f"{self._path}: {damaged}") from damaged
 
     def append(self, entry: Entry, entry_hash: bytes, events: Sequence[Event]) -> None:
-        """All of it, durably. Raises `LedgerError` where that is not certain; opening the file again tells."""
+        """All of it, durably. Raises `JournalUnusable` where that is uncertain; opening the file again tells."""
         if self._broken:
-            raise LedgerError(f"{self._path} could not be written before and has to be opened again: {self._broken}")
+            raise JournalUnusable(
+                f"{self._path} could not be written before and has to be opened again: {self._broken}"
+            )
         try:
             self._append(entry, entry_hash, events)
         except sqlite3.Error as error:
             self._broken = str(error)
-            raise LedgerError(f"{self._path} cannot be written: {error}") from error
+            raise JournalUnusable(f"{self._path} cannot be written: {error}") from error
 
     def _append(self, entry: Entry, entry_hash: bytes, events: Sequence[Event]) -> None:
         signed = entry.signed

@@ -15,7 +15,7 @@ from deserve_ledger.embedded.calls import Issue, Retire
 from deserve_ledger.embedded.entries import extend
 from deserve_ledger.embedded.journal import Journal
 from deserve_ledger.embedded.tip import EVENTS_AN_ENTRY, first_tip, replay
-from deserve_ledger.errors import BadSignature, InvalidField, LedgerError, Refused, RolledBack
+from deserve_ledger.errors import BadSignature, InvalidField, JournalUnusable, Refused, RolledBack
 
 PAYER, PAYER_KEY = ACCOUNTS[0], KEYS[0]
 
@@ -118,11 +118,11 @@ def test_a_journal_that_cannot_be_written_says_so_and_takes_nothing_more(tmp_pat
     journal = funded(tmp_path)
     before = journal.tip
     journal._tables._connection.execute("PRAGMA query_only=ON")
-    with pytest.raises(LedgerError, match="cannot be written"):
+    with pytest.raises(JournalUnusable, match="cannot be written"):
         journal.append(signed_by(PAYER_KEY, 0, Deposit(1)))
     assert journal.tip is before
     journal._tables._connection.execute("PRAGMA query_only=OFF")
-    with pytest.raises(LedgerError, match="opened again"):
+    with pytest.raises(JournalUnusable, match="opened again"):
         journal.append(signed_by(PAYER_KEY, 0, Deposit(1)))
     journal.close()
     again = open_journal(tmp_path)
@@ -175,7 +175,7 @@ def test_one_owner_one_set_of_terms_one_process(tmp_path):
     path = str(tmp_path / "journal.sqlite")
     other = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
     assert "locked" in other.stderr
-    with pytest.raises(LedgerError, match="another process"):
+    with pytest.raises(JournalUnusable, match="another process"):
         open_journal(tmp_path)
     journal.close()
     with pytest.raises(InvalidField, match="terms"):

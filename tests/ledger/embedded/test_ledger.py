@@ -118,7 +118,8 @@ async def test_an_account_sees_what_its_calls_did(payer):
     assert await payer.challenge(1) == ChallengeRecord()
     assert (await payer.totals()).held == 700
     assert await payer.now_s() == NOW_S
-    events = await payer.events(0)
+    events = await payer.events(-1)
+    assert events == await payer.events(0)
     assert [event.name for event in events] == ["Issued", "Deposited", "BondAdded", "RootPosted", "JobOpened"]
     assert await payer.events(events[0].position, 1) == [events[1]]
 

@@ -1,7 +1,7 @@
 """How long a journal of 100,000 entries takes to open: with its snapshot, and replayed from the first entry on.
 
-`pytest -m soak -s --timeout 3600 tests/ledger/embedded/test_replay_time.py` prints the figures of docs/ledger.md: seconds
-of processor time. Writing the journal takes some minutes.
+`pytest -m soak -s --timeout 3600 tests/ledger/embedded/test_replay_time.py` prints the figures of docs/ledger.md, in
+seconds of processor time. Writing the journal takes some minutes.
 """
 
 from __future__ import annotations
