@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from deserve_coordinator.account_commands import account
+
 __all__ = ["coordinator"]
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 @click.group()
 def coordinator() -> None:
     """Accept batches and lead the nodes that compute them."""
+
+
+coordinator.add_command(account)
 
 
 @coordinator.command()
@@ -44,6 +49,25 @@ def coordinator() -> None:
 )
 @click.option("--kv-tokens", type=click.IntRange(1), help="KV to plan for; default: one context, at most 4096.")
 @click.option("--settle-s", type=float, default=5.0, show_default=True, help="Wait before spares widen a ring.")
+@click.option(
+    "--ledger",
+    type=click.Choice(["none", "embedded", "evm"]),
+    default="none",
+    show_default=True,
+    help="Pays nodes.",
+)
+@click.option("--deployment", type=click.Path(path_type=Path), help="Where the ledger is; without one, kept here.")
+@click.option("--rpc-url", help="Instead of the deployment's.")
+@click.option("--keystore", type=click.Path(path_type=Path), help="The key of this coordinator's account.")
+@click.option("--passphrase-file", type=click.Path(path_type=Path), help="Of the keystore; default: asked for.")
+@click.option("--ledger-terms", type=click.Path(path_type=Path), help="TOML with terms of a new embedded ledger.")
+@click.option("--price-margin", default="5%", show_default=True, help="On top of what nodes ask.")
+@click.option("--exposure", type=click.IntRange(0), help="Base units of a job unpaid at most; default: a chunk.")
+@click.option("--reserve-units", type=click.IntRange(0), default=10_000_000, help="Layer-tokens locked for each node.")
+@click.option("--redeem-at-least", type=click.IntRange(1), help="Base units worth a transaction before a job's end.")
+@click.option("--audit", default="when-possible", show_default=True, metavar="require|when-possible|off")
+@click.option("--anchor-s", type=float, default=10.0, show_default=True, help="Between roots over receipts.")
+@click.option("--epoch-s", type=float, default=86_400.0, show_default=True, help="Between roots over credits.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--log-json", is_flag=True, help="Log lines as JSON objects.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
@@ -51,6 +75,7 @@ def start(**flags: Any) -> None:
     """Serve until interrupted."""
     from deserve_coordinator.config import CoordinatorConfig, parse_ring_size
     from deserve_coordinator.errors import AddressInUse, ConfigurationError, CoordinatorError
+    from deserve_ledger.errors import LedgerError
     from deserve_models import ModelError, ModelUnreachableError
     from deserve_network.errors import AddressError, IdentityError, NetworkError
     from deserve_process.errors import DataInUse, ProcessError, SecretUnusable
@@ -74,6 +99,7 @@ def start(**flags: Any) -> None:
             settle_s=flags["settle_s"],
             kv_tokens=flags["kv_tokens"],
             context_tokens=flags["context_tokens"],
+            ledger=_ledger(flags),
         )
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
@@ -92,10 +118,46 @@ def start(**flags: Any) -> None:
         TextError,
     ) as error:
         raise click.UsageError(str(error)) from error
-    except (CoordinatorError, NetworkError, ProcessError) as error:
+    except (CoordinatorError, LedgerError, NetworkError, ProcessError) as error:
         raise click.ClickException(str(error)) from error
     if ended_by is signal.SIGINT:
         raise KeyboardInterrupt
+
+
+def _ledger(flags: dict[str, Any]) -> Any:
+    from deserve_coordinator.errors import ConfigurationError
+
+    if flags["ledger"] == "none":
+        for name in ("deployment", "rpc_url", "keystore", "passphrase_file", "ledger_terms", "exposure"):
+            if flags[name] is not None:
+                raise ConfigurationError(f"--{name.replace('_', '-')}: has no effect without --ledger")
+        return None
+    from deserve_coordinator.audits.policy import AuditPolicy
+    from deserve_coordinator.money.embedded_journal import DEFAULT_TERMS, read_terms
+    from deserve_coordinator.money.opening import LedgerConfig
+    from deserve_coordinator.money.policy import MoneyPolicy, parse_margin
+
+    if flags["keystore"] is None:
+        raise ConfigurationError("--keystore: a ledger needs the key of this coordinator's account")
+    if flags["ledger"] == "evm" and flags["deployment"] is None:
+        raise ConfigurationError("--deployment: where the contract is; `deserve ledger deploy` writes the file")
+    policy = MoneyPolicy(
+        margin_ppm=parse_margin(flags["price_margin"]),
+        exposure=flags["exposure"],
+        reserve_units=flags["reserve_units"],
+        redeem_at_least=flags["redeem_at_least"],
+        anchor_s=flags["anchor_s"],
+        epoch_s=flags["epoch_s"],
+    )
+    return LedgerConfig(
+        flags["deployment"],
+        flags["keystore"],
+        flags["passphrase_file"],
+        rpc_url=flags["rpc_url"],
+        terms=read_terms(flags["ledger_terms"]) if flags["ledger_terms"] else DEFAULT_TERMS,
+        policy=policy,
+        audits=AuditPolicy(mode=flags["audit"]),
+    )
 
 
 def _links(flags: dict[str, Any]) -> Any:

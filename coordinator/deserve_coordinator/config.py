@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deserve_coordinator.errors import ConfigurationError
 from deserve_coordinator.link_shapes import LinkShapes
+from deserve_coordinator.money.opening import LedgerConfig
 from deserve_network.ring_messages import MAX_CONTEXT
 from deserve_process.errors import AddressInvalid
 from deserve_process.listen_address import parse_host_port
@@ -46,6 +47,8 @@ class CoordinatorConfig:
     lease_s: float = 300.0
     settle_s: float = 5.0
     stats_interval_s: float = 1.0
+    ledger: LedgerConfig | None = None
+    """None: nothing is paid."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

@@ -7,6 +7,7 @@ status and does the next thing. Computing rows is not done here; leases do that.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -82,10 +83,10 @@ class Jobs:
                         task = tasks.create_task(self._advance_safely(batch))
                         self._running[batch.id] = task
                         task.add_done_callback(functools.partial(self._ended, batch.id))
-                try:
-                    await asyncio.wait_for(self._wake.wait(), self._poll_s)
-                except TimeoutError:
-                    continue
+                # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with what it waits for.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._poll_s):
+                        await self._wake.wait()
 
     def _ended(self, batch_id: str, _: asyncio.Task[None]) -> None:
         self._running.pop(batch_id, None)

@@ -10,6 +10,7 @@ channel: messages leave through `send`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -223,10 +224,10 @@ class Leases:
             except Exception:
                 self.counts.failures += 1
                 log.exception("leasing failed; trying again")
-            try:
-                await asyncio.wait_for(self._wake.wait(), poll_s)
-            except TimeoutError:
-                continue
+            # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with what it waits for.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(poll_s):
+                    await self._wake.wait()
 
     async def expire(self) -> None:
         """Report rings that hold rows and whose deadline has passed; take back what leaving ones did not return."""

@@ -36,8 +36,9 @@ from deserve_coordinator.jobs import Jobs
 from deserve_coordinator.leases import Leases
 from deserve_coordinator.metrics import metrics_registry
 from deserve_coordinator.money.desk import PaymentDesk
+from deserve_coordinator.money.embedded_journal import mount_journal, publish_journal
 from deserve_coordinator.money.metrics import MoneyMetrics
-from deserve_coordinator.money.opening import Purse
+from deserve_coordinator.money.opening import Purse, opened_purse
 from deserve_coordinator.money.quotes import Quoting
 from deserve_coordinator.money.settlement import Settlement
 from deserve_coordinator.planner import ModelShape
@@ -58,6 +59,8 @@ __all__ = ["Running", "ServedModel", "run_coordinator"]
 log = logging.getLogger(__name__)
 
 _USEFUL_KV_TOKENS = 4096
+DEPLOYMENT_FILE = "ledger.json"
+"""In the data directory: where the embedded ledger is that this coordinator keeps, for nodes and payers."""
 
 
 class Part(Protocol):
@@ -142,7 +145,7 @@ async def run_coordinator(
 ) -> AsyncIterator[Running]:
     """A coordinator that is ready inside the `async with` and wholly stopped after it.
 
-    `purse` is what it pays nodes from; None: nothing is paid.
+    `purse` is what it pays nodes from, where not `config.ledger` says so; with neither, nothing is paid.
 
     Raises `ProcessError`, `StoreError`, `AddressInUse`, `ConfigurationError`, and `NetworkError` for the node side's
     address.
@@ -154,6 +157,8 @@ async def run_coordinator(
             if config.api_key_file is None
             else read_secret(config.api_key_file)
         )
+        if purse is None and config.ledger is not None:
+            purse = await stack.enter_async_context(opened_purse(config.ledger, config.data))
         join_token = None if config.join_token_file is None else read_secret(config.join_token_file)
         store = SqliteStore(config.data / "coordinator.db")
         stack.callback(store.close)
@@ -258,7 +263,12 @@ async def run_coordinator(
             OperationsApi(describe, metrics_registry(supervisor, leases, jobs, *collectors)),
             *paid_apis,
         ]
-        address = await _listen_http(build_application(apis, api_key), config.http, stack)
+        application = build_application(apis, api_key)
+        if purse is not None and purse.journal is not None:
+            mount_journal(application, purse.journal)
+        address = await _listen_http(application, config.http, stack)
+        if purse is not None and purse.journal is not None:
+            publish_journal(config.data / DEPLOYMENT_FILE, purse.journal, address)
 
         async def run_parts() -> None:
             async with asyncio.TaskGroup() as group:

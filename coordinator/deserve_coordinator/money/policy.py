@@ -34,7 +34,7 @@ def parse_margin(text: str) -> int:
     """ "5%" or "0.05" in millionths. Raises `ConfigurationError`."""
     number, percent = (text[:-1], 100) if text.endswith("%") else (text, 1)
     whole, _, fraction = number.partition(".")
-    digits = (whole or "0") + fraction
+    digits = whole + fraction
     if not digits.isascii() or not digits.isdigit() or len(fraction) > 6 or len(digits) > 12:
         raise ConfigurationError(f"--price-margin {text}: expected a share like 5% or 0.05")
     parts: int = 10 ** len(fraction)

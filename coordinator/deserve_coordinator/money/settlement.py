@@ -6,6 +6,7 @@ The two run side by side, because a transaction may take a minute and a node wai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -107,10 +108,10 @@ class Settlement:
         while True:
             self._wake.clear()
             await self._guarded("credits", self.credit)
-            try:
-                await asyncio.wait_for(self._wake.wait(), poll_s)
-            except TimeoutError:
-                continue
+            # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with what it waits for.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(poll_s):
+                    await self._wake.wait()
 
     async def _run_ledger(self, poll_s: float) -> None:
         while True:

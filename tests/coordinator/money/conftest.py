@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import FormData
 from aiohttp.test_utils import TestClient, TestServer
-from fake_ledger import DOMAIN, Book, FakeLedger
+from book import Book
 
 from deserve_coordinator.api.application import build_application
 from deserve_coordinator.api.batches import BatchesApi
@@ -33,13 +33,12 @@ from deserve_coordinator.planner import ModelShape
 from deserve_coordinator.store.sqlite import SqliteStore
 from deserve_coordinator.supervisor import Supervisor
 from deserve_ledger.binding import bind
-from deserve_ledger.calls import OpenJob
+from deserve_ledger.calls import OpenJob, RegisterNode
 from deserve_ledger.commitments import root_of
 from deserve_ledger.eip712 import sign
 from deserve_ledger.identifiers import Work, job_id, ring_key
 from deserve_ledger.keystore import Key
 from deserve_ledger.messages import Voucher, WorkReceipt
-from deserve_ledger.records import NodeRecord
 from deserve_network.control_messages import (
     CONTROL,
     Assign,
@@ -113,10 +112,8 @@ class Node:
 
     def __post_init__(self) -> None:
         self.identity = generate_identity()
-        self.binding = bind(DOMAIN, self.operator.address, self.identity.secret, self.receipt_key, 0)
+        self.binding = bind(self.book.domain, self.operator.address, self.identity.secret, self.receipt_key, 0)
         self.node_id = self.binding.node_id
-        record = NodeRecord(self.operator.address, self.receipt_key.address, self.stake)
-        self.book.nodes[self.node_id] = record
         self.credits: list[CreditNote] = []
         self.refusals: list[Refused] = []
         self.leases: list[Lease] = []
@@ -126,6 +123,12 @@ class Node:
         self.reports = 0
         self.stored: list[int] = []
         self.changed = asyncio.Event()
+
+    async def register(self) -> None:
+        await self.book.fund(self.operator, self.stake)
+        b = self.binding
+        call = RegisterNode(b.peer_key, b.receipt_key, self.stake, b.nonce, b.receipt_signature)
+        await self.book.submit(self.operator, call)
 
     @property
     def account(self) -> Account:
@@ -197,7 +200,7 @@ class Node:
         work = Work(job, ring_key(ring), epoch, lease.lease, 0, stage, 0)
         signed = WorkReceipt(work.work_id, self.node_id, *roots, units)
         fields = {
-            "signature": sign(self.receipt_key.secret, DOMAIN, signed),
+            "signature": sign(self.receipt_key.secret, self.book.domain, signed),
             "wire_root": bytes([stage + 1]) * 32,
             "print_root": salt.ljust(32, b"\0"),
         }
@@ -233,7 +236,7 @@ class Market:
         await self.store.release_all()
         self.blobs = Blobs(self.folder / "files")
         now = self.now
-        self.ledger: Any = FakeLedger(self.book, self.key.address)
+        self.ledger: Any = self.book.ledger(self.key)
         self.leases = Leases(
             self.store,
             lambda holder, message: self.supervisor.send(holder, message),
@@ -295,6 +298,7 @@ class Market:
     async def ring(self, *nodes: Node) -> None:
         """Have these nodes form a ring; the first is its head."""
         for node in nodes:
+            await node.register()
             self.join(node)
             await self.until(lambda node=node: node.node_id in self.supervisor.accounts())
         for node in nodes:
@@ -326,10 +330,10 @@ class Market:
         """As a payer does before submission; returns the job's id in hexadecimal."""
         self.jobs_opened += 1
         salt = bytes([self.jobs_opened]) * 32
-        self.book.balances[self.payer.address] = self.book.balances.get(self.payer.address, 0) + budget
+        await self.book.fund(self.payer, budget)
         deadline = self.book.now_s + 200_000 if deadline_s is None else deadline_s
         call = OpenJob(salt, coordinator or self.key.address, self.session.address, budget, deadline)
-        await FakeLedger(self.book, self.payer.address).submit(call)
+        await self.book.submit(self.payer, call)
         return "0x" + job_id(self.payer.address, salt).hex()
 
     async def post(self, path: str, body: Any) -> tuple[int, dict[str, Any]]:
@@ -365,7 +369,7 @@ class Market:
         root = bytes.fromhex(due["results_root"][2:])
         job = bytes.fromhex(payment["job_id"][2:])
         signed = Voucher(job, int(due["cumulative"]), due["seq"], root)
-        return due | {"signature": "0x" + sign((key or self.session).secret, DOMAIN, signed).hex()}
+        return due | {"signature": "0x" + sign((key or self.session).secret, self.book.domain, signed).hex()}
 
     async def status(self, batch_id: str) -> str:
         return str((await self.get(f"/v1/batches/{batch_id}"))["status"])
@@ -384,11 +388,13 @@ def policy() -> MoneyPolicy:
 
 @pytest.fixture
 async def market(tmp_path: Path, policy: MoneyPolicy) -> AsyncIterator[Market]:
-    market = Market(tmp_path, policy, Book(), Key.generate(), Key.generate(), Key.generate())
-    market.book.balances[market.key.address] = 10**9
+    book = Book(tmp_path)
+    market = Market(tmp_path, policy, book, Key.generate(), Key.generate(), Key.generate())
+    await book.fund(market.key, 10**9)
     await market.start()
     yield market
     await market.stop()
+    book.close()
 
 
 @pytest.fixture

@@ -56,6 +56,10 @@ def open_store(rows: int = 6, **more: Any) -> sqlite3.Connection:
     c = sqlite3.connect(":memory:", isolation_level=None)
     c.row_factory = sqlite3.Row
     migrate(c)
+    return fill_store(c, rows, **more)
+
+
+def fill_store(c: sqlite3.Connection, rows: int, **more: Any) -> sqlite3.Connection:
     batch_queries.create_batch(c, NewBatch("b", "/v1/completions", "demo", "file-x", "24h", 1, 2, None, "digest"))
     escrow_queries.create(c, new_escrow(**more))
     row_queries.insert_rows(c, "b", [NewRow(i, f"r{i}", b"{}", size=SIZE) for i in range(rows)])

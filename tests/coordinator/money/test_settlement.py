@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deserve_coordinator.money.ledger_work import ANCHOR_EPOCHS
-from deserve_ledger.calls import SlashNode
+from deserve_ledger.calls import RequestRelease
 from deserve_ledger.eip712 import recover
 from deserve_ledger.identifiers import CHUNK_STEPS
 from deserve_ledger.merkle import claim_leaf, verify
@@ -62,12 +62,12 @@ async def test_a_batch_is_escrowed_served_billed_paid_credited_redeemed_and_refu
         assert len(covered) == len(set(covered)) == len(head.leases)
         assert note.held == 0
     # Redeemed once, the rest given back at once; what is left over is the coordinator's margin.
-    await market.until(lambda: all(job.refunded for job in market.book.jobs.values()))
-    assert market.book.balances[market.payer.address] == budget - charge
-    (job,) = market.book.jobs.values()
+    await market.until(lambda: all(job.refunded for job in market.book.state.jobs.values()))
+    assert market.book.state.balances[market.payer.address] == budget - charge
+    (job,) = market.book.state.jobs.values()
     assert job.drawn == charge == sum(owed) + (charge - sum(owed))
-    reserved = sum(reservation.amount for reservation in market.book.reservations.values())
-    assert market.book.balances[market.key.address] == 10**9 + charge - reserved
+    reserved = sum(reservation.amount for reservation in market.book.state.reservations.values())
+    assert market.book.state.balances[market.key.address] == 10**9 + charge - reserved
 
 
 async def test_every_receipt_is_anchored_and_every_credit_can_be_proved_under_a_posted_root(
@@ -95,9 +95,9 @@ async def test_every_receipt_is_anchored_and_every_credit_can_be_proved_under_a_
     leaf = claim_leaf(account, epoch, head.node_id, int(shown["cumulative"]))
     proof = [bytes.fromhex(sibling[2:]) for sibling in shown["proof"]]
     assert int(shown["cumulative"]) == credited(head)
-    assert verify(market.book.roots[account, epoch], leaf, proof)
+    assert verify(market.book.state.roots[account, epoch], leaf, proof)
     anchor, receipts = await market.store.money.anchored_receipts(1)
-    assert market.book.roots[account, ANCHOR_EPOCHS + 1] == anchor.root
+    assert market.book.state.roots[account, ANCHOR_EPOCHS + 1] == anchor.root
     assert anchor.position is not None
     assert {receipt.node_id for receipt in receipts} <= {head.node_id, tail.node_id}
 
@@ -150,11 +150,11 @@ async def test_rows_that_nobody_pays_for_expire_as_usual_and_the_rest_of_the_esc
     assert done["status"] == "expired"
     assert 0 < done["request_counts"]["completed"] < 40
     # Nothing was signed, so nothing is drawn; the escrow ends once the payer has no time left to sign.
-    (job,) = market.book.jobs.values()
+    (job,) = market.book.state.jobs.values()
     assert not job.refunded
     market.book.now_s = job.deadline_s + 1
-    await market.until(lambda: all(job.refunded for job in market.book.jobs.values()))
-    assert market.book.balances[market.payer.address] == 10**6
+    await market.until(lambda: all(job.refunded for job in market.book.state.jobs.values()))
+    assert market.book.state.balances[market.payer.address] == 10**6
 
 
 async def test_a_stated_cap_is_never_exceeded_by_what_is_out(market: Any, node_class: Any) -> None:
@@ -193,6 +193,7 @@ async def test_a_node_that_asks_more_than_a_batch_allows_gets_no_rows_of_it(mark
     third, fourth = (node_class(market.book, name, Prices(100, 950_000)) for name in "cd")
     for node, other in ((third, fourth), (fourth, third)):
         node.peers = [other]
+        await node.register()
         market.join(node)
     await market.finished(poor["id"])
     assert third.leases or fourth.leases
@@ -206,7 +207,7 @@ async def test_a_prepaid_account_pays_for_who_has_no_account_on_the_ledger(marke
     batch = await market.submit(3, max_price=DEAR)
     await market.finished(batch["id"])
     await market.until(lambda: credited(head) and credited(tail))
-    await market.until(lambda: all(job.refunded for job in market.book.jobs.values()))
+    await market.until(lambda: all(job.refunded for job in market.book.state.jobs.values()))
     micros = price_of(3, 2, head.prices) + price_of(3, 2, tail.prices)
     charge = micros * (10**6 + MARGIN) // 10**12
 
@@ -214,7 +215,7 @@ async def test_a_prepaid_account_pays_for_who_has_no_account_on_the_ledger(marke
         return bool(await market.store.money.balance("default") == 5000 - charge)
 
     await market.until(returned)
-    (job,) = market.book.jobs.values()
+    (job,) = market.book.state.jobs.values()
     assert (job.payer, job.drawn) == (market.key.address, charge)
 
 
@@ -237,11 +238,11 @@ async def test_a_node_that_was_away_gets_the_credits_that_were_written_meanwhile
 async def test_a_node_gets_a_reserve_that_grows_with_what_it_is_owed(market: Any, node_class: Any) -> None:
     head, _ = await two_nodes(market, node_class)
     place = (market.key.address, head.node_id)
-    await market.until(lambda: place in market.book.reservations)
+    await market.until(lambda: place in market.book.state.reservations)
     room = 10**6 * head.prices.decode // 10**6
-    assert market.book.reservations[place].safe == room
-    market.book.reservations[place] = dataclasses.replace(market.book.reservations[place], releasing=room)
-    await market.until(lambda: market.book.reservations[place].safe == room)
+    assert market.book.state.reservations[place].safe == room
+    await market.ledger.submit(RequestRelease(head.node_id, room))
+    await market.until(lambda: market.book.state.reservations[place].safe == room)
 
 
 async def test_two_receipts_for_one_work_slash_their_node_and_a_broken_chain_is_not_paid(
@@ -257,9 +258,8 @@ async def test_two_receipts_for_one_work_slash_their_node_and_a_broken_chain_is_
     await market.pay(batch["id"])
     await market.until(lambda: credited(tail))
     tail.sign(lease, salt=b"other")
-    await market.until(lambda: any(isinstance(call, SlashNode) for call in market.book.calls))
-    assert market.book.nodes[tail.node_id].slashed
-    assert not market.book.nodes[head.node_id].slashed
+    await market.until(lambda: market.book.state.nodes[tail.node_id].slashed)
+    assert not market.book.state.nodes[head.node_id].slashed
 
 
 @pytest.mark.parametrize(
@@ -293,11 +293,11 @@ async def test_settlement_goes_on_after_a_restart_where_it_was(market: Any, node
     await market.stop()
     await market.start()
     await market.pay(batch["id"])
-    await market.until(lambda: all(job.refunded for job in market.book.jobs.values()))
+    await market.until(lambda: all(job.refunded for job in market.book.state.jobs.values()))
     before = credited(head)
     market.join(head)
     owed = price_of(4, 2, head.prices) // 10**6
     await market.until(lambda: credited(head) == owed)
     assert before < owed
-    (job,) = market.book.jobs.values()
+    (job,) = market.book.state.jobs.values()
     assert job.drawn == (price_of(4, 2, head.prices) + price_of(4, 2, tail.prices)) * (10**6 + MARGIN) // 10**12
