@@ -17,13 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from deserve_network.errors import IdentityError
 
-__all__ = ["Identity", "generate_identity", "load_or_create_identity", "peer_key"]
+__all__ = ["Identity", "generate_identity", "load_or_create_identity", "public_key_of"]
 
 _KEY_BYTES = 32
 _ED25519_PREFIX = b"\x08\x01\x12\x20"
 """PublicKey protobuf: field 1 (type) = 1 (Ed25519), field 2 (data) = 32 bytes. An identity multihash is around it."""
-# PublicKey protobuf: field 1 (type) = 1 (Ed25519), field 2 (data) = 32 bytes; before it the identity multihash.
-_BEFORE_KEY = b"\x00\x24\x08\x01\x12\x20"
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
@@ -77,21 +75,8 @@ def _create(file: Path) -> None:
 
 def _identity(secret: bytes) -> Identity:
     public = Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
-    return Identity(secret, _base58(_BEFORE_KEY + public))
-
-
-def peer_key(peer_id: str) -> bytes:
-    """The raw Ed25519 public key, 32 bytes, that is inside a peer id. Raises `IdentityError` for another kind of id."""
-    number = 0
-    for digit in peer_id[:64]:
-        if (value := _BASE58.find(digit)) < 0:
-            raise IdentityError(f"peer id {peer_id[:64]!r} is not base58")
-        number = number * 58 + value
-    # All bytes but the leading zero, which base58 writes as the digit 1.
-    data = b"\0" + number.to_bytes(max(1, (number.bit_length() + 7) // 8), "big")
-    if len(data) != len(_BEFORE_KEY) + _KEY_BYTES or not data.startswith(_BEFORE_KEY) or len(peer_id) > 64:
-        raise IdentityError(f"peer id {peer_id[:64]!r} is not that of an ed25519 key")
-    return data[len(_BEFORE_KEY) :]
+    encoded = _ED25519_PREFIX + public
+    return Identity(secret, _base58(b"\x00" + bytes([len(encoded)]) + encoded))
 
 
 def _base58(data: bytes) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import sys
@@ -13,23 +12,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from deserve_node.wallet.commands import data_option, earnings, register, unbond, withdraw
+
 if TYPE_CHECKING:
     from deserve_node.settings import NodeSettings
 
 __all__ = ["node"]
 
-
-def _default_data() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "deserve-net" / "node"
-
-
-_data = click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=_default_data,
-    show_default="~/.local/share/deserve-net/node",
-    help="Directory of this node's identity and configuration.",
-)
 
 _TEMPLATE = """\
 # What this node lends, and to whom. Flags of `deserve node start` win over this file.
@@ -60,7 +49,7 @@ def node() -> None:
 
 
 @node.command()
-@_data
+@data_option
 @click.option("--coordinator", default="", help="Multiaddress of the coordinator, ending in /p2p/<peer id>.")
 @click.option("--name", default=socket.gethostname, help="How this node is shown to others.  [default: the host name]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
@@ -90,7 +79,7 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
 
 
 @node.command()
-@_data
+@data_option
 @click.option("--coordinator", help="Multiaddress of the coordinator, ending in /p2p/<peer id>.")
 @click.option("--listen", help="Multiaddress to listen on.  [default: /ip4/0.0.0.0/tcp/0]")
 @click.option("--announce", help="Multiaddress that others shall dial, where it is not the one we listen on.")
@@ -164,7 +153,7 @@ def start(data: Path, as_json: bool, log_json: bool, verbose: bool, **flags: Any
 
 
 @node.command()
-@_data
+@data_option
 @click.option("--http", help="HOST:PORT of the node.  [default: the one that runs on this data directory]")
 @click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
 def status(data: Path, http: str | None, as_json: bool) -> None:
@@ -230,6 +219,10 @@ def _passphrase(settings: NodeSettings) -> str:
         return obtain_passphrase(file, purpose=f"this node's receipt key {key}", confirm=not key.exists())
     except KeystoreError as error:
         raise SettingsError(f"passphrase_file: {error}") from error
+
+
+for _command in (earnings, register, unbond, withdraw):
+    node.add_command(_command)
 
 
 def _announcer(as_json: bool) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from deserve_network.errors import IdentityError
-from deserve_network.identity import generate_identity, load_or_create_identity, peer_key
+from deserve_network.identity import generate_identity, load_or_create_identity, public_key_of
 
 
 def test_an_identity_survives_a_restart(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_peer_id_holds_the_public_key() -> None:
     for _ in range(20):
         identity = generate_identity()
         public = Ed25519PrivateKey.from_private_bytes(identity.secret).public_key().public_bytes_raw()
-        assert peer_key(identity.peer_id) == public
+        assert public_key_of(identity.peer_id) == public
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_a_peer_id_holds_the_public_key() -> None:
 )
 def test_what_holds_no_ed25519_key_is_refused(text: str) -> None:
     with pytest.raises(IdentityError, match="peer id"):
-        peer_key(text)
+        public_key_of(text)

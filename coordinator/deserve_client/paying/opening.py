@@ -74,7 +74,7 @@ async def draw_up(
     except (KeyError, TypeError, ValueError, LedgerError) as error:
         raise ClientError(f"the coordinator's quote cannot be read: {error!r}") from error
     if wish.coordinator is not None and coordinator != wish.coordinator:
-        raise InputError(f"--coordinator: this one's account is 0x{coordinator.hex()}, not 0x{wish.coordinator.hex()}")
+        raise InputError(f"--account: this one's account is 0x{coordinator.hex()}, not 0x{wish.coordinator.hex()}")
     if not wish.budget:
         raise InputError("--budget: nothing would be paid for")
     # What the batch cannot cost need not be locked.

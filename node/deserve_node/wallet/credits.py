@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from deserve_ledger.credit_file import SignedCredit
 from deserve_ledger.eip712 import recover
 from deserve_ledger.errors import LedgerError
 from deserve_ledger.messages import Credit
 from deserve_network.money_messages import CreditNote
 from deserve_node.wallet.errors import CreditForged, CreditRefused
-from deserve_node.wallet.store import Debtor, SignedCredit
+from deserve_node.wallet.store import Debtor
 
 __all__ = ["check_credit", "signed_credit"]
 

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deserve_ledger.credit_file import SignedCredit
 from deserve_ledger.eip712 import Domain
 from deserve_ledger.messages import Credit
 from deserve_node.wallet.errors import WalletUnusable
 from deserve_node.wallet.exposure import Worked
 
-__all__ = ["Debtor", "Earned", "SignedCredit", "WalletStore"]
+__all__ = ["Debtor", "Earned", "WalletStore"]
 
 KEPT_CREDITS = 10_000
 """Of one debtor, the newest: what a second content under an old number is compared with."""
@@ -71,12 +72,6 @@ class Debtor:
     domain: Domain
     coordinator: bytes
     node_id: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class SignedCredit:
-    credit: Credit
-    signature: bytes
 
 
 @dataclass(frozen=True, slots=True)

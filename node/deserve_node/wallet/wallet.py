@@ -21,11 +21,11 @@ from deserve_node.wallet.engagement import Engagement, Patience, Reservations
 from deserve_node.wallet.errors import WalletUnusable
 from deserve_node.wallet.store import Debtor, WalletStore
 
-__all__ = ["RECEIPT_KEY_FILE", "STORE_FILE", "Wallet", "open_receipt_key"]
+__all__ = ["NONCE", "RECEIPT_KEY_FILE", "STORE_FILE", "Wallet", "open_receipt_key"]
 
 RECEIPT_KEY_FILE = "receipt-key.json"
 STORE_FILE = "wallet.sqlite"
-_NONCE = 0
+NONCE = 0
 """Of `BindNode`. A node has one receipt key for life: another key is another node."""
 
 
@@ -68,7 +68,7 @@ class Wallet:
         patience: Patience | None = None,
     ) -> Wallet:
         """Raises `WalletUnusable` where its file cannot be used."""
-        binding = bind(domain, operator, identity.secret, key, _NONCE)
+        binding = bind(domain, operator, identity.secret, key, NONCE)
         store = WalletStore(data / STORE_FILE)
         return cls(key, binding, domain, prices, store, ledger, most_chunks, patience or Patience())
 

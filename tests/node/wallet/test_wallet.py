@@ -7,7 +7,7 @@ from debts import DOMAIN, Vault
 
 from deserve_ledger.binding import Binding, check_binding
 from deserve_ledger.prices import Prices
-from deserve_network.identity import generate_identity, peer_key
+from deserve_network.identity import generate_identity, public_key_of
 from deserve_network.money_messages import LedgerRef
 from deserve_node.wallet.errors import WalletUnusable
 from deserve_node.wallet.wallet import RECEIPT_KEY_FILE, Wallet, open_receipt_key
@@ -29,7 +29,7 @@ def test_whoever_met_the_peer_can_check_its_account(wallet):
     wallet, identity = wallet
     said = wallet.account
     binding = Binding(
-        said.operator, peer_key(identity.peer_id), said.receipt_key, said.nonce, said.receipt_signature,
+        said.operator, public_key_of(identity.peer_id), said.receipt_key, said.nonce, said.receipt_signature,
         said.peer_signature,
     )  # fmt: skip
     assert check_binding(DOMAIN, binding) == wallet.node_id
