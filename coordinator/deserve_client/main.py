@@ -45,6 +45,13 @@ SUBCOMMANDS = {
     "testnet": Subcommand("deserve_testnet.commands:testnet", "Run a whole network on this machine.", "node"),
 }
 
+PARTS = {
+    "ledger": {
+        "calibrate": Subcommand("deserve_node.audit.commands:calibrate", "Measure what audits tolerate.", "node"),
+    },
+}
+"""Commands of a group that another room defines."""
+
 
 class LazyGroup(click.Group):
     """A group whose subcommands are the entries of `SUBCOMMANDS`."""
@@ -54,7 +61,13 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         subcommand = SUBCOMMANDS.get(cmd_name)
-        return None if subcommand is None else _load(cmd_name, subcommand)
+        if subcommand is None:
+            return None
+        command = _load(cmd_name, subcommand)
+        if isinstance(command, click.Group):
+            for name, part in PARTS.get(cmd_name, {}).items():
+                command.add_command(_load(f"{cmd_name} {name}", part), name)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -111,6 +111,10 @@ class TextModel:
         self._check_context(request, len(ids), param)
         return ids
 
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Plain text as token ids, without special tokens. Raises `RequestError` where there is no tokenizer."""
+        return self._encode_text(text, "text", add_special_tokens=False)
+
     def limit_of(self, request: CompletionRequest, prompt_length: int) -> int:
         """How many tokens `request` may generate after `prompt_length` tokens.
 

@@ -28,7 +28,17 @@ from deserve_node.audit.verdict import Bound
 from deserve_node.shard.loading import load_shard
 from deserve_node.tensors import DTYPES
 
-__all__ = ["BATCHES", "FALSE_ALARM", "FLOOR", "Workload", "calibrate", "calibrate_stage", "largest_bound", "mean_bound"]
+__all__ = [
+    "BATCHES",
+    "FALSE_ALARM",
+    "FLOOR",
+    "Workload",
+    "calibrate",
+    "calibrate_stage",
+    "even_cuts",
+    "largest_bound",
+    "mean_bound",
+]
 
 FALSE_ALARM = 1e-7
 """Of one statistic of one honest audit."""
@@ -51,6 +61,17 @@ class Workload:
     decoded: int = 16
     batches: tuple[int, ...] = BATCHES
     codecs: tuple[str, ...] = tuple(CODECS)
+
+
+def even_cuts(layers: int, cuts: str) -> list[tuple[int, int]]:
+    """The stages of rings of 3 and of 5 for "3,5", each range of layers once. Raises `AuditError`, which says why."""
+    stages = []
+    for text in cuts.split(","):
+        if not text.strip().isdecimal() or not 1 <= int(text) <= layers:
+            raise AuditError(f"cut: {text!r} is no number of stages from 1 to {layers}")
+        count = int(text)
+        stages += [(layers * place // count, layers * (place + 1) // count) for place in range(count)]
+    return list(dict.fromkeys(stages))
 
 
 def calibrate(
