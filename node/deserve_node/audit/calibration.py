@@ -136,7 +136,7 @@ def calibrate_stage(
 
 def largest_bound(largest: Sequence[float], floor: float = FLOOR) -> float:
     """What a row's largest error exceeds with probability `FALSE_ALARM`, from those of honest rows."""
-    logs = [math.log(max(value, floor * 1e-3)) for value in largest]
+    logs = [math.log(max(value, floor)) for value in largest]
     scale = statistics.pstdev(logs) * math.sqrt(6) / math.pi
     location = statistics.fmean(logs) - _EULER * scale
     return max(floor, math.exp(location - scale * math.log(-math.log1p(-FALSE_ALARM))))
@@ -144,7 +144,7 @@ def largest_bound(largest: Sequence[float], floor: float = FLOOR) -> float:
 
 def mean_bound(means: Sequence[float], most: float) -> float:
     """What a row's mean error exceeds with probability `FALSE_ALARM`, from those of honest rows; at most `most`."""
-    logs = [math.log(max(value, FLOOR * 1e-3)) for value in means]
+    logs = [math.log(max(value, FLOOR)) for value in means]
     deviations = -statistics.NormalDist().inv_cdf(FALSE_ALARM)
     allowed = math.exp(statistics.fmean(logs) + deviations * statistics.pstdev(logs))
     return min(most, max(FLOOR, allowed))

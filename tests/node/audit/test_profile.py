@@ -101,6 +101,11 @@ def test_bounds_are_above_what_honest_rows_did_on_average(errors):
     assert largest_bound(errors) >= max(FLOOR, sum(errors) / len(errors) * 0.5)
 
 
+def test_rows_that_agree_to_the_last_bit_are_no_distribution():
+    assert largest_bound([0.0] * 20 + [2e-6]) == pytest.approx(FLOOR)
+    assert mean_bound([0.0] * 20 + [2e-6], 1.0) == pytest.approx(FLOOR)
+
+
 def test_a_bound_leaves_the_tail_that_it_promises():
     import numpy as np
 

@@ -1,0 +1,1 @@
+"""What `tests/benchmarks/detection.py` measures: stages, cheats, honest audits, cost, and the table of them."""
