@@ -10,6 +10,7 @@ from deserve_coordinator.audits.reputation import Standing
 from deserve_coordinator.store import audit_queries
 from deserve_coordinator.store.audit_queries import Committed, SignedPart, Undrawn
 from deserve_coordinator.store.database import Database
+from deserve_coordinator.store.reward_queries import reward_auditors
 
 __all__ = ["AuditStore"]
 
@@ -53,6 +54,9 @@ class AuditStore:
 
         def write(c: sqlite3.Connection) -> list[int]:
             audit_queries.save_case(c, case)
+            subject = case.subject
+            auditors = [replay.node_id for replay in case.replays if replay.verdict is not None]
+            reward_auditors(c, subject.row, f"{subject.ring}/{subject.epoch}", subject.stage, auditors)
             for node_id, standing in standings.items():
                 audit_queries.save_standing(c, node_id, standing)
             keys = dict.fromkeys(withdrawn)

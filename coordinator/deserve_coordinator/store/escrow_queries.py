@@ -25,7 +25,18 @@ __all__ = [
 
 _FIELDS = tuple(EscrowRecord.__dataclass_fields__)
 _AMOUNTS = frozenset(
-    {"budget", "spend", "most_prefill", "most_decode", "dearest", "exact", "covered_exact", "paid", "redeemed"}
+    [
+        "budget",
+        "spend",
+        "most_prefill",
+        "most_decode",
+        "dearest",
+        "exact",
+        "covered_exact",
+        "rewards",
+        "paid",
+        "redeemed",
+    ]
 )
 
 
@@ -100,6 +111,9 @@ def set_state(c: sqlite3.Connection, batch_id: str, state: str) -> None:
     found = escrow(c, batch_id)
     if found is None or found.state in (state, "refunded"):
         return
+    if state == "refunded":
+        # Nothing can pay for these any more, so they are no longer told to their nodes as held.
+        c.execute("UPDATE earnings SET state = 'void' WHERE job_id = ? AND state = 'held'", (found.job_id,))
     if state == "refunded" and found.account is not None:
         credit_account(c, found.account, found.budget - found.redeemed)
     c.execute("UPDATE escrows SET state = ?, paused = 0 WHERE batch_id = ?", (state, batch_id))

@@ -68,6 +68,8 @@ class EscrowRecord:
     exact: int
     """Of all bills that stand, see `money.tariff`."""
     covered_exact: int
+    rewards: int
+    """Micros given to auditors, out of the margin."""
     bills: int
     peaks: bytes
     paid: int

@@ -19,6 +19,7 @@ from deserve_coordinator.store import (
     credit_queries,
     escrow_queries,
     receipt_queries,
+    reward_queries,
     row_queries,
 )
 from deserve_coordinator.store.migrate import migrate
@@ -204,6 +205,28 @@ def test_a_refuted_row_is_charged_to_nobody_and_pays_nobody_until_it_is_delivere
     assert escrow_queries.redeemable(c, found) is None  # the only voucher takes more than is charged now
     bill_queries.decide(c, [record.rows[0].key])
     assert c.execute("SELECT count(*) FROM earnings WHERE state = 'void'").fetchone()[0] == 2
+
+
+def test_auditors_are_paid_out_of_the_margin_and_only_as_far_as_it_reaches() -> None:
+    c = open_store()
+    record = lease(c, "x/1", 1)
+    row_queries.finish_rows(c, "x/1", [finished(record)])
+    found = escrow_queries.escrow(c, "b")
+    assert found is not None
+    margin = sum(earned(c).values()) * MARGIN // 10**6
+    replay = 1 * 9 * 500_003  # stage 1 has one layer; nine tokens as one prompt
+    auditors = [NODES[2], NODES[3]]
+    assert replay > margin // 2
+    given = reward_queries.reward_auditors(c, record.rows[0].key, "x/1", 1, auditors)
+    assert given == margin
+    assert earned(c)[NODES[2]] == margin
+    assert NODES[3] not in earned(c)
+    again = escrow_queries.escrow(c, "b")
+    assert again is not None
+    assert (again.exact, again.charged) == (found.exact, found.charged)
+    assert reward_queries.reward_auditors(c, record.rows[0].key, "x/1", 1, auditors) == 0
+    credit = credit_queries.write_credit(c, NODES[2])
+    assert credit is None or credit.cumulative == margin // 10**6
 
 
 def test_one_job_pays_for_one_batch_and_a_prepaid_account_for_no_more_than_it_has() -> None:

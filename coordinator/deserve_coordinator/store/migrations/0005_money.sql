@@ -46,6 +46,7 @@ CREATE TABLE escrows (
     dearest TEXT NOT NULL DEFAULT '0',               -- upper bound of its dearest row
     exact TEXT NOT NULL DEFAULT '0',                 -- of all bills that stand
     covered_exact TEXT NOT NULL DEFAULT '0',         -- of those that vouchers cover
+    rewards TEXT NOT NULL DEFAULT '0',               -- micros given to auditors
     bills INTEGER NOT NULL DEFAULT 0,
     peaks BLOB NOT NULL DEFAULT x'',
     paid TEXT NOT NULL DEFAULT '0',                  -- by the newest voucher
