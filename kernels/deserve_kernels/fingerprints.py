@@ -2,13 +2,13 @@
 
 The projections of two computations of one token differ by what the computations differ by (Johnson and Lindenstrauss
 1984; signs instead of normal numbers: Achlioptas 2003), so whoever replays a token can measure how far off the one that
-was committed to is. The matrix follows from the outputs' own hash (`step_seed`): it is fixed only once they are, and
-nobody can aim outputs at its null space (Fiat and Shamir 1986). What difference is too large is not decided here.
+was committed to is. The seed has to follow from what the outputs were committed to as: then the matrix is fixed only
+once they are, and nobody can aim outputs at its null space (Fiat and Shamir 1986). What difference is too large is not
+decided here.
 """
 
 from __future__ import annotations
 
-import struct
 from functools import lru_cache
 
 import numpy as np
@@ -18,35 +18,13 @@ from torch import Tensor
 
 from deserve_kernels.errors import ArgumentError
 
-__all__ = ["PROJECTIONS", "SEED_BYTES", "outputs_hash", "project", "signs", "step_seed"]
+__all__ = ["PROJECTIONS", "SEED_BYTES", "project", "signs"]
 
 PROJECTIONS = 16
 SEED_BYTES = 32
-"""Of a seed and of a hash: BLAKE3's."""
 
-_STEP = b"deserve-net/fingerprint/step/1"
 _SIGNS = b"deserve-net/fingerprint/signs/1"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def outputs_hash(hidden: Tensor) -> bytes:
-    """BLAKE3 of the bytes of `hidden` [tokens, hidden], row by row, in the dtype in which they were computed."""
-    return blake3(hidden.detach().cpu().contiguous().view(torch.uint8).numpy().data).digest()
-
-
-def step_seed(outputs: bytes, *, ring: str, epoch: int, stage: int, step: int) -> bytes:
-    """The seed of one step's matrix, 32 bytes, from the hash of all outputs of that step and from which step it is.
-
-    Raises `ArgumentError` for a hash of another length and for numbers outside uint64.
-    """
-    if len(outputs) != SEED_BYTES:
-        raise ArgumentError(f"outputs: a hash of {len(outputs)} bytes where {SEED_BYTES} are expected")
-    name = ring.encode()
-    try:
-        place = struct.pack("<IQQQ", len(name), epoch, stage, step)
-    except struct.error as error:
-        raise ArgumentError(f"epoch {epoch}, stage {stage}, step {step}: outside uint64") from error
-    return blake3(_STEP + place + name + outputs).digest()
 
 
 def signs(seed: bytes, hidden: int) -> Tensor:
@@ -77,7 +55,7 @@ def project(hidden: Tensor, seed: bytes) -> Tensor:
     return projected
 
 
-# A row's audit asks for the same few steps again and again; a step's own matrix is asked for once a row.
+# An audit asks for a chunk's matrix once a piece of the row, and audits of one chunk come together.
 @lru_cache(maxsize=64)
 def _signs(seed: bytes, hidden: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     drawn = blake3(_SIGNS, key=seed).digest(length=hidden * PROJECTIONS // 8)

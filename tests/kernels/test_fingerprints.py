@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from deserve_kernels import reference
 from deserve_kernels.errors import ArgumentError
-from deserve_kernels.fingerprints import PROJECTIONS, outputs_hash, project, signs, step_seed
+from deserve_kernels.fingerprints import PROJECTIONS, project, signs
 
 SEED = bytes(range(32))
-PLACE = {"ring": "ring-1", "epoch": 2, "stage": 1, "step": 77}
 
 
 def states(tokens: int, hidden: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -74,30 +73,11 @@ def test_numbers_that_are_not_finite_stay_so():
     assert projected[[0, 2]].isfinite().all()
 
 
-def test_a_seed_follows_from_outputs_and_place():
-    made = outputs_hash(states(4, 8))
-    seed = step_seed(made, **PLACE)
-    assert len(seed) == 32
-    others = [PLACE | {"ring": "ring-2"}, PLACE | {"epoch": 3}, PLACE | {"stage": 0}, PLACE | {"step": 78}]
-    seeds = {seed, step_seed(outputs_hash(states(5, 8)), **PLACE), *(step_seed(made, **place) for place in others)}
-    assert len(seeds) == 6
-
-
-def test_a_hash_covers_every_bit_and_no_layout_in_memory():
-    values = states(4, 8)
-    changed = values.clone()
-    changed[3, 7] = torch.nextafter(changed[3, 7], torch.tensor(torch.inf))
-    assert outputs_hash(changed) != outputs_hash(values)
-    assert outputs_hash(values.T.contiguous().T) == outputs_hash(values)
-    assert outputs_hash(torch.empty(0, 8)) == outputs_hash(torch.empty(0, 16))
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_device_agrees_with_the_cpu():
     values = states(100, 1024, torch.bfloat16)
     torch.testing.assert_close(project(values.cuda(), SEED).cpu(), project(values, SEED), rtol=1e-5, atol=1e-5)
-    assert outputs_hash(values.cuda()) == outputs_hash(values)
 
 
 def test_what_does_not_fit_is_refused_by_name():
@@ -107,7 +87,3 @@ def test_what_does_not_fit_is_refused_by_name():
         project(states(1, 8).double(), SEED)
     with pytest.raises(ArgumentError, match="hidden"):
         project(states(1, 8)[0], SEED)
-    with pytest.raises(ArgumentError, match="outputs"):
-        step_seed(b"short", **PLACE)
-    with pytest.raises(ArgumentError, match="uint64"):
-        step_seed(SEED, **(PLACE | {"step": -1}))
