@@ -53,9 +53,10 @@ def is_there(dotted: str) -> bool:
 
 
 def is_metric(name: str) -> bool:
-    """Metrics begin like packages: the coordinator's are in `metrics`, the node's are its Stats with a prefix."""
-    source = (ROOT / "coordinator/deserve_coordinator/metrics.py").read_text()
-    return name.startswith("deserve_node_") or f'"{name.removesuffix("_total")}"' in source
+    """Metrics begin like packages: the coordinator's are in modules `metrics`, the node's its Stats with a prefix."""
+    sources = [path.read_text() for path in (ROOT / "coordinator/deserve_coordinator").rglob("metrics.py")]
+    quoted = f'"{name.removesuffix("_total")}"'
+    return name.startswith("deserve_node_") or any(quoted in source for source in sources)
 
 
 def anchors(document: Path) -> set[str]:

@@ -24,20 +24,9 @@ __all__ = [
 ]
 
 _FIELDS = tuple(EscrowRecord.__dataclass_fields__)
-_AMOUNTS = frozenset(
-    [
-        "budget",
-        "spend",
-        "most_prefill",
-        "most_decode",
-        "dearest",
-        "exact",
-        "covered_exact",
-        "rewards",
-        "paid",
-        "redeemed",
-    ]
-)
+_LIMITS = ("budget", "spend", "most_prefill", "most_decode", "dearest")
+_SUMS = ("exact", "covered_exact", "rewards", "paid", "redeemed")
+_AMOUNTS = frozenset(_LIMITS + _SUMS)
 
 
 def escrow_of(row: sqlite3.Row) -> EscrowRecord:
