@@ -1,8 +1,8 @@
 """Compiles the contracts with solc from npm: `python -m deserve_ledger.contracts.compiler` writes the artifacts anew.
 
-Needs node and npm. The compiler and OpenZeppelin's contracts, in the versions below, go into a directory of the user's
-cache. Compiling the ledger takes about 8 s. The bytecode carries no hash of its metadata, so that it does not depend
-on comments; the artifact has a hash of the sources instead.
+With a directory and names it does the same for other contracts. Needs node and npm; the compiler and OpenZeppelin's
+contracts, in the versions below, go into a directory of the user's cache. Compiling the ledger takes about 8 s. The
+bytecode carries no hash of its metadata, so that it does not depend on comments; the artifact hashes the sources.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -145,11 +146,14 @@ def write_artifact(directory: Path, artifact: Artifact) -> None:
     (directory / f"{artifact.name}.json").write_text(text)
 
 
-def main() -> None:
-    for artifact in compile_sources(install(), own_sources()).values():
-        write_artifact(DIRECTORY / "artifacts", artifact)
+def main(directory: Path = DIRECTORY, names: tuple[str, ...] = CONTRACTS) -> None:
+    for artifact in compile_sources(install(), own_sources(directory), names).values():
+        write_artifact(directory / "artifacts", artifact)
         print(f"{artifact.name}: {len(artifact.bytecode)} bytes of creation code")
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]), tuple(sys.argv[2:]))
+    else:
+        main()

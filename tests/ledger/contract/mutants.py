@@ -161,6 +161,18 @@ MUTANTS = (
     *_of(
         "Slashing.sol",
         "slashing",
+        (
+            "re-entered slash of a node",
+            "bytes calldata secondSignature\n    ) external nonReentrant {\n        bytes32 workId",
+            "bytes calldata secondSignature\n    ) external {\n        bytes32 workId",
+            "accounts",
+        ),
+        (
+            "re-entered slash of a coordinator",
+            "bytes calldata secondSignature\n    ) external nonReentrant {\n        if (first.coordinator",
+            "bytes calldata secondSignature\n    ) external {\n        if (first.coordinator",
+            "accounts",
+        ),
         ("other work", "if (first.workId != workId || second.workId != workId) revert WrongWork();", "workId;"),
         ("other work of one", "first.workId != workId || second.workId != workId", "first.workId != workId"),
         (
@@ -222,6 +234,12 @@ MUTANTS = (
         ("reveal again", "delete _commitments[challengeId][nodeId];"),
         ("anybody votes", "if (_nodes[nodeId].operator != msg.sender) revert NotOperator();"),
         ("outsider votes", "if (nodeId != panel[0] && nodeId != panel[1] && nodeId != panel[2]) revert NotOnPanel();"),
+        (
+            "re-entered verdict",
+            "resolve(uint256 challengeId) external nonReentrant",
+            "resolve(uint256 challengeId) external",
+            "accounts",
+        ),
         ("early verdict", "if (guilty + acquitted < SEATS && _now() < opened.revealsUntil) revert TooEarly();"),
         ("two are enough", "if (guilty == SEATS && node.stake > 0)", "if (guilty >= 2 && node.stake > 0)"),
         ("two acquit", "if (acquitted == SEATS) _payPanel", "if (acquitted >= 2) _payPanel"),

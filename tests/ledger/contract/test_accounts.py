@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from evm import Refused
+from panels import seat, vote
 from world import ACCUSED, BANK, BURNT, DOUBTER, FUNDS, PAYER, STRANGER, TERMS, World, odd_token, settle_in
 
-from deserve_ledger.calls import Deposit, Withdraw
+from deserve_ledger.calls import Call, Deposit, Resolve, Withdraw
 from deserve_ledger.contracts import Artifact
 from deserve_ledger.records import Terms
 
@@ -109,10 +111,24 @@ def test_there_is_no_ledger_without_a_token(world: World, artifact: Artifact) ->
         world.evm.deploy(BANK.address, artifact, bytes(20), TERMS)
 
 
-def test_a_token_that_refuses_to_be_burnt_stops_no_verdict(artifact: Artifact) -> None:
-    world = settle_in(World(artifact, odd_token(), 10**12, 0, BURNT))
-    world.submit(DOUBTER, world.contradiction())
-    assert world.node(ACCUSED).slashed
-    assert world.ledger.read("balanceOf", BURNT) == 1001 - 2 * 300
+SLASHING: dict[str, Callable[[World], Call]] = {
+    "receipts": lambda world: world.contradiction(),
+    "credits": lambda world: world.double_credit(),
+    "verdict": lambda world: Resolve(1),
+}
+
+
+@pytest.mark.parametrize("kind", SLASHING)
+@pytest.mark.parametrize("trouble", ["refuses", "calls back"])
+def test_a_token_that_makes_trouble_over_a_burn_stops_no_verdict(artifact: Artifact, kind: str, trouble: str) -> None:
+    refused = BURNT if trouble == "refuses" else bytes(20)
+    world = settle_in(World(artifact, odd_token(), 10**12, 0, refused))
+    if kind == "verdict":
+        vote(world, seat(world, DOUBTER), "ggg")
+    if trouble == "calls back":  # which is kept out, and fails the burn with it
+        world.token.call(BANK.address, "callBack", world.ledger.address, world.ledger.encode("deposit", 0))
+    world.submit(DOUBTER, SLASHING[kind](world))
+    assert world.coordinator().slashed if kind == "credits" else world.node(ACCUSED).slashed
+    assert world.ledger.read("balanceOf", BURNT) == 401
     assert world.totals().burnt == 0
     assert world.tokens(world.ledger.address) == world.totals().held

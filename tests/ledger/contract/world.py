@@ -99,7 +99,8 @@ WORK = Work(JOB, identifiers.ring_key("ring"), epoch=1, lease=2, attempt=0, stag
 
 
 def odd_token() -> Artifact:
-    return parse_artifact(json.loads((Path(__file__).parent / "tokens" / "OddToken.json").read_text()))
+    """Made by `python -m deserve_ledger.contracts.compiler tests/ledger/contract/tokens OddToken`."""
+    return parse_artifact(json.loads((Path(__file__).parent / "tokens" / "artifacts" / "OddToken.json").read_text()))
 
 
 class World:

@@ -16,7 +16,7 @@ contract OddToken is ERC20 {
         REFUSED = refused;
     }
 
-    /// Calls `target` with `data` in each transfer from now on.
+    /// Calls `target` with `data` in the next transfer.
     function callBack(address target, bytes calldata data) external {
         _target = target;
         _data = data;
@@ -27,8 +27,10 @@ contract OddToken is ERC20 {
         super._update(from, to, value);
         if (from == address(0) || to == address(0)) return;
         if (FEE > 0) _burn(to, FEE);
-        if (_target == address(0)) return;
-        (bool done, bytes memory answer) = _target.call(_data);
+        address target = _target;
+        if (target == address(0)) return;
+        _target = address(0);
+        (bool done, bytes memory answer) = target.call(_data);
         if (done) return;
         assembly {
             revert(add(answer, 32), mload(answer))
