@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from deserve_network.ring_messages import Chunk
 from deserve_node.audit.cheats import CHEATS, lazy_verdict, padded_evidence
 from deserve_node.audit.worker import audit_row
 from deserve_node.errors import NodeError
+from deserve_node.kv_limits import KvLimits
+from deserve_node.loaded_stage import load_stage
 from deserve_node.settings import SettingsError, load_settings
+from deserve_plan.cost import StageCost
 
 
 @pytest.mark.parametrize("codec", ["raw", "bf16", "int8"])
@@ -70,6 +75,19 @@ def test_a_lazy_auditor_passes_what_fails(show, audit):
 def test_an_input_has_no_scale_at_the_head(show):
     with pytest.raises(NodeError, match="scaled-input"):
         show(cheat="scaled-input", first=0, last=3)
+
+
+@pytest.mark.parametrize(("cheat", "differs"), [("", False), ("4-bit", True), ("skip-layer", True), ("garbage", True)])
+def test_a_stage_is_loaded_with_its_cheat(tiny_files, monkeypatch, cheat, differs):
+    monkeypatch.setattr("deserve_node.loaded_stage.choose_parts", lambda engine: 1)
+    monkeypatch.setattr("deserve_node.loaded_stage.measure_cost", lambda engine: StageCost(0.0, 1.0))
+    settings = {"dtype": "float32", "device": torch.device("cpu"), "memory_bytes": 32 << 20, "kv": KvLimits()}
+    inputs = torch.randn(8, 64, generator=torch.Generator().manual_seed(1))
+    outputs = [
+        load_stage(tiny_files, 2, 6, cheat=kind, **settings).engine.run([Chunk(0, 0, 8, 0)], inputs).hidden
+        for kind in ("", cheat)
+    ]
+    assert torch.equal(*outputs) is not differs
 
 
 def test_every_kind_says_what_it_does():
