@@ -120,12 +120,15 @@ class Settlement:
 
     async def credit(self) -> None:
         """Sign what is due, both ways where the payer's account is with us, and see whose payment is missing."""
-        for found in await self.store.open_escrows():
+        escrows = await self.store.open_escrows()
+        for over in self.paused.keys() - {found.escrow.batch_id for found in escrows}:
+            del self.paused[over]
+        for found in escrows:
             escrow = found.escrow
             if escrow.account is not None and escrow.state == "open" and escrow.unpaid:
                 await self._pay_ourselves(escrow)
             reason = paused_for(escrow, found.leased, found.pending) if found.status == "in_progress" else None
-            await self._note_pause(escrow, reason)
+            self._note_pause(escrow, reason)
         arrived, self._arrived = self._arrived, []
         for node_id in arrived:
             await self.crediting.greet(node_id)
@@ -137,11 +140,10 @@ class Settlement:
         signature = sign(self._key.secret, self.ledger.domain, voucher)
         await self.store.add_voucher(escrow, VoucherRecord(voucher.seq, voucher.cumulative, root, signature))
 
-    async def _note_pause(self, escrow: EscrowRecord, reason: str | None) -> None:
+    def _note_pause(self, escrow: EscrowRecord, reason: str | None) -> None:
         before = self.paused.get(escrow.batch_id)
         if reason == before:
             return
-        await self.store.set_paused(escrow.batch_id, reason is not None)
         if reason is None:
             del self.paused[escrow.batch_id]
             log.info("batch %s goes on", escrow.batch_id)

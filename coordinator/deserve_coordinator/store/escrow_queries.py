@@ -18,7 +18,6 @@ __all__ = [
     "note_dearest",
     "open_escrows",
     "redeemable",
-    "set_paused",
     "set_redeemed",
     "set_state",
 ]
@@ -33,7 +32,7 @@ def escrow_of(row: sqlite3.Row) -> EscrowRecord:
     """Of a row with all columns of `escrows`."""
     values: dict[str, Any] = {name: int(row[name]) if name in _AMOUNTS else row[name] for name in _FIELDS}
     values["exposure"] = None if row["exposure"] is None else int(row["exposure"])
-    values |= {name: bool(row[name]) for name in ("audited", "capped", "paused")}
+    values |= {name: bool(row[name]) for name in ("audited", "capped")}
     return EscrowRecord(**values)
 
 
@@ -105,11 +104,7 @@ def set_state(c: sqlite3.Connection, batch_id: str, state: str) -> None:
         c.execute("UPDATE earnings SET state = 'void' WHERE job_id = ? AND state = 'held'", (found.job_id,))
     if state == "refunded" and found.account is not None:
         credit_account(c, found.account, found.budget - found.redeemed)
-    c.execute("UPDATE escrows SET state = ?, paused = 0 WHERE batch_id = ?", (state, batch_id))
-
-
-def set_paused(c: sqlite3.Connection, batch_id: str, paused: bool) -> None:
-    c.execute("UPDATE escrows SET paused = ? WHERE batch_id = ?", (int(paused), batch_id))
+    c.execute("UPDATE escrows SET state = ? WHERE batch_id = ?", (state, batch_id))
 
 
 def set_redeemed(c: sqlite3.Connection, batch_id: str, amount: int) -> None:

@@ -42,9 +42,6 @@ class MoneyStore:
     async def set_state(self, batch_id: str, state: str) -> None:
         await self._database.write(lambda c: escrow_queries.set_state(c, batch_id, state))
 
-    async def set_paused(self, batch_id: str, paused: bool) -> None:
-        await self._database.write(lambda c: escrow_queries.set_paused(c, batch_id, paused))
-
     async def set_redeemed(self, batch_id: str, amount: int) -> None:
         await self._database.write(lambda c: escrow_queries.set_redeemed(c, batch_id, amount))
 

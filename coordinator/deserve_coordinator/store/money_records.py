@@ -76,7 +76,6 @@ class EscrowRecord:
     """By the newest voucher."""
     voucher_seq: int
     redeemed: int
-    paused: bool
     state: str
     """opening (a job of our own, not on the ledger yet), open, refunded."""
 

@@ -201,7 +201,7 @@ def return_rows(c: sqlite3.Connection, ring: str, rows: Sequence[ReturnedRow], *
         if row is None:
             continue
         c.execute("UPDATE rows SET log = coalesce(?, log) WHERE key = ?", (returned.log, returned.key))
-        if returned.log is not None:
+        if returned.log is not None and escrow(c, row["batch_id"]) is not None:
             note_drawn(c, returned.key, returned.lease, ring, returned.tokens)
         if row["state"] == "leased":
             ended += _release(c, [row], failed)

@@ -52,7 +52,6 @@ CREATE TABLE escrows (
     paid TEXT NOT NULL DEFAULT '0',                  -- by the newest voucher
     voucher_seq INTEGER NOT NULL DEFAULT 0,
     redeemed TEXT NOT NULL DEFAULT '0',
-    paused INTEGER NOT NULL DEFAULT 0,
     state TEXT NOT NULL                              -- opening, open, refunded
 );
 CREATE INDEX escrows_open ON escrows (state) WHERE state != 'refunded';
