@@ -6,11 +6,11 @@ sets. `Both` makes every call in both and fails where they differ in anything.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from eth_hash.auto import keccak
-from evm import Evm
+from evm import Evm, block_hash
 from ledger_parties import ACCOUNTS, FUNDS, TERMS, address_of, key_of
 
 from deserve_ledger.calls import Call, Deposit, DrawPanel
@@ -74,12 +74,21 @@ class Backend(Protocol):
     def compare(self, known: Known) -> None:
         """Read everything everywhere: a hundred calls of the EVM."""
 
+    def close(self) -> None: ...
+
 
 class Embedded:
     """`domain` is a contract's where the two are compared, so that one signature holds in both."""
 
-    def __init__(self, domain: Domain | None = None, now_s: int = 1_800_000_000, block: int = 1_000) -> None:
+    def __init__(
+        self,
+        domain: Domain | None = None,
+        now_s: int = 1_800_000_000,
+        block: int = 1_000,
+        block_hash: Callable[[int], bytes] = block_hash,
+    ) -> None:
         self.domain = domain or Domain(0, bytes(range(20)))
+        self._block_hash = block_hash
         self.now_s, self.block = now_s, block
         self.state = genesis(self.domain, TERMS, OWNER)
         for account in ACCOUNTS:
@@ -91,11 +100,11 @@ class Embedded:
         return events
 
     def _entropy(self, call: Any) -> bytes:
-        """For a draw, the hash of the block that seeds it, as the EVM of these tests makes them."""
+        """For a draw, the hash of the block that seeds it."""
         opened = self.state.arbitrations.get(call.challenge_id) if isinstance(call, DrawPanel) else None
         if opened is None or not 0 < self.block - opened.draw_block <= 256:
             return bytes(32)
-        return keccak(opened.draw_block.to_bytes(8, "big"))
+        return self._block_hash(opened.draw_block)
 
     def submit(self, sender: bytes, call: Call) -> Outcome:
         try:
@@ -125,6 +134,9 @@ class Embedded:
         )
 
     def compare(self, known: Known) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
@@ -182,6 +194,9 @@ class OnChain:
     def compare(self, known: Known) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 def _panel(panel: tuple[bytes, ...]) -> tuple[bytes, ...]:
     return panel if any(map(any, panel)) else ()
@@ -212,3 +227,6 @@ class Both:
 
     def compare(self, known: Known) -> None:
         assert self.chain.view(known) == self.embedded.view(known)
+
+    def close(self) -> None:
+        pass

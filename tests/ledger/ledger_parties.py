@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from eth_hash.auto import keccak
 from eth_keys.datatypes import PrivateKey
 
+from deserve_ledger.devnet.accounts import development_key
 from deserve_ledger.eip712 import Domain, sign
 from deserve_ledger.identifiers import Work, node_id, ring_key
 from deserve_ledger.messages import BindNode, Credit, Voucher, WorkReceipt
@@ -40,7 +41,8 @@ def address_of(key: bytes) -> bytes:
     return PrivateKey(key).public_key.to_canonical_address()
 
 
-KEYS = [key_of(f"party {i}") for i in range(PARTIES)]
+KEYS = [development_key(1 + i) for i in range(PARTIES)]
+"""Accounts that have ether on a development chain."""
 ACCOUNTS = [address_of(key) for key in KEYS]
 SESSION_KEY = key_of("a session key")
 SESSION = address_of(SESSION_KEY)
