@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from deserve_client.options import read_codecs
-from deserve_testnet.errors import TestnetError
+from deserve_testnet.errors import TestnetError, UsageError
 
 __all__ = ["testnet"]
 
@@ -122,6 +122,19 @@ def _config(flags: dict[str, Any]) -> Any:
         _fail(error)
 
 
+def _market(ledger: str, price: str, budget: str, cheats: tuple[str, ...]) -> Any:
+    from deserve_testnet.market.config import MarketConfig, parse_cheats
+
+    try:
+        if ledger == "none":
+            if cheats:
+                raise UsageError("--cheat: has no meaning without --ledger; nobody would be paid less")
+            return None
+        return MarketConfig(price=price, budget=budget, cheats=parse_cheats(cheats))
+    except TestnetError as error:
+        _fail(error)
+
+
 @click.group()
 def testnet() -> None:
     """Run a whole network on this machine: real processes, real libp2p, emulated internet."""
@@ -140,6 +153,16 @@ def testnet() -> None:
     metavar="NAME",
     help="Allow this wire codec besides raw: bf16 or int8. May be repeated.",
 )
+@click.option(
+    "--ledger",
+    type=click.Choice(["none", "evm"]),
+    default="none",
+    show_default=True,
+    help="Pay for the work, over a contract on a chain of this machine.",
+)
+@click.option("--price", default="0.25,1", metavar="PREFILL,DECODE", help="What nodes ask per million layer-tokens.")
+@click.option("--budget", default="100", metavar="AMOUNT", help="Put into escrow for the batch, in whole tokens.")
+@click.option("--cheat", "cheats", multiple=True, metavar="NODE:KIND", help="A node misbehaves, e.g. node2:skip-layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @click.pass_context
 def run(
@@ -149,6 +172,10 @@ def run(
     output: Path,
     timeout_s: float,
     codecs: list[str],
+    ledger: str,
+    price: str,
+    budget: str,
+    cheats: tuple[str, ...],
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -159,7 +186,7 @@ def run(
     """
     from deserve_testnet.run import run_file
 
-    config = _config(flags)
+    config = _config(flags | {"market": _market(ledger, price, budget, cheats)})
     report = _run(lambda: run_file(config, source, output, timeout_s=timeout_s, codecs=codecs, say=_say))
     click.echo(json.dumps(report.as_json()) if as_json else report.as_text())
     ctx.exit(report.exit_code)

@@ -17,6 +17,7 @@ from deserve_node.timed.profile import ProfileError, RingProfile, load_profile
 from deserve_plan.plan import PlanOverrides
 from deserve_process.cores import usable_cores
 from deserve_testnet.errors import UsageError
+from deserve_testnet.market.config import MarketConfig
 from deserve_testnet.profiles import profile_file
 from deserve_testnet.wan.differences import Differences, differences
 
@@ -69,6 +70,8 @@ class TestnetConfig:
     """What of the rings' plans is set by hand, like "microbatches=20,rows=75"."""
     stage_profile: str = ""
     """A TOML file, or the name of one in `profiles`: stages take its times instead of computing."""
+    market: MarketConfig | None = None
+    """Where work is paid for; None: it is not."""
     directory: Path | None = None
     """Where data and logs of every process are kept; None: a temporary directory, removed at the end."""
     spare_members: int = 0
@@ -108,6 +111,8 @@ class TestnetConfig:
             PlanOverrides.parse(self.plan)
         except ValueError as error:
             raise UsageError(f"--plan: {error}") from error
+        if self.market is not None:
+            self.market.check_nodes(self.nodes)
         self._check_links()
         _ = self.differences
         stages, profile = self.nodes // self.rings, self.profile

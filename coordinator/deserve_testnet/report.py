@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deserve_testnet.plan_figures import PlanFigures
+
+if TYPE_CHECKING:
+    from deserve_testnet.market.balances import BalanceTable
 
 __all__ = ["Load", "RunReport", "StageLoad"]
 
@@ -42,6 +45,8 @@ class RunReport:
     output: str
     plans: tuple[PlanFigures, ...] = ()
     """Of each ring, the last that held while it had rows."""
+    balances: BalanceTable | None = None
+    """Who has what in the end, where work was paid for."""
 
     @property
     def exit_code(self) -> int:
@@ -51,7 +56,8 @@ class RunReport:
         return 3 if self.completed else 1
 
     def as_json(self) -> dict[str, Any]:
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(dataclasses.replace(self, balances=None))
+        values["balances"] = None if self.balances is None else self.balances.as_json()
         for plan, shown in zip(self.plans, values["plans"], strict=True):
             shown["ratio"] = plan.ratio
         return values
@@ -73,7 +79,8 @@ class RunReport:
             # Stages of several rings, or of one that was cut anew, are not told apart here.
             steady = self.plans[0].stage_line(number) if len(self.plans) == 1 else ""
             lines.append(f"{line} {steady}".rstrip())
-        return "\n".join([*lines, f"output    {self.output}"])
+        lines.append(f"output    {self.output}")
+        return "\n".join(lines if self.balances is None else [*lines, "", self.balances.as_text()])
 
 
 class Load:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deserve_client.api import CoordinatorClient
 from deserve_client.batch_file import check_batch_file
@@ -27,10 +27,15 @@ from deserve_testnet.lines import BatchPart, merge, split
 from deserve_testnet.report import RunReport
 from deserve_testnet.testnet import Testnet
 
+if TYPE_CHECKING:
+    from deserve_testnet.market.balances import BalanceTable
+    from deserve_testnet.market.payment import Payment
+
 __all__ = ["run_batch", "run_file"]
 
 _POLL_S = 0.2
 _FIGURES_DEADLINE_S = 3.0
+_SETTLEMENT_DEADLINE_S = 60.0
 
 
 async def run_file(
@@ -64,15 +69,19 @@ async def run_batch(
         async with CoordinatorClient(Settings(net.base_url, net.api_key)) as client:
             files = [await client.upload(part.path) for part in parts]
             begin = time.monotonic()
-            batches = [
-                await client.create_batch(file["id"], part.endpoint, codecs=codecs)
-                for file, part in zip(files, parts, strict=True)
-            ]
-            joined = JoinedBatches(client, [batch["id"] for batch in batches])
+            payment = net.payment()
+            batch_ids = []
+            for file, part in zip(files, parts, strict=True):
+                if payment is not None:
+                    batch_ids.append(await payment.create_batch(client, file["id"], part.endpoint, codecs))
+                else:
+                    batch_ids.append((await client.create_batch(file["id"], part.endpoint, codecs=codecs))["id"])
+            joined = JoinedBatches(client, batch_ids)
             total = await _follow(client, joined, source.name, timeout_s)
             elapsed_s = (joined.last_row_s or time.monotonic()) - begin
             await _await_last_figures(joined, total["usage"]["output_tokens"])
             results = await _download(client, joined, Path(directory))
+            balances = None if payment is None else await _settle(net, client, payment)
         merge(results, numbers, output)
     counts, usage = total["request_counts"], total["usage"]
     return RunReport(
@@ -89,6 +98,7 @@ async def run_batch(
         setup_s=round(net.setup_s, 3),
         output=str(output),
         plans=joined.load.plans,
+        balances=balances,
     )
 
 
@@ -117,7 +127,9 @@ async def _follow(client: CoordinatorClient, joined: JoinedBatches, name: str, t
             return await follow(joined, name, make_display(), poll_s=_POLL_S)
     except TimeoutError:
         for batch_id in joined.batch_ids:
-            await client.cancel(batch_id)
+            # One that has all its rows ends by itself, and cannot be cancelled.
+            if (await client.batch(batch_id))["status"] in ("validating", "in_progress"):
+                await client.cancel(batch_id)
         return await follow(joined, name, make_display(), poll_s=_POLL_S)
 
 
@@ -128,6 +140,18 @@ async def _await_last_figures(joined: JoinedBatches, completion_tokens: int) -> 
             while joined.load.completion_tokens < completion_tokens:
                 await asyncio.sleep(_POLL_S)
                 await joined.network()
+
+
+async def _settle(net: Testnet, client: CoordinatorClient, payment: Payment) -> BalanceTable:
+    """Pay, collect, and close the books."""
+    from deserve_testnet.market.settling import close_books, collect, until_settled
+
+    assert net.market is not None
+    await payment.finished()
+    if not await until_settled(client, _SETTLEMENT_DEADLINE_S):
+        net.say(f"the coordinator has not settled everything after {_SETTLEMENT_DEADLINE_S:.0f} s")
+    await collect(net.market, net.directory)
+    return await close_books(net.market)
 
 
 async def _download(client: CoordinatorClient, joined: JoinedBatches, directory: Path) -> list[Path]:

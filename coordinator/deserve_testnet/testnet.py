@@ -15,16 +15,21 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from deserve_testnet.config import TestnetConfig
 from deserve_testnet.errors import TestnetError, UsageError
 from deserve_testnet.forked import CAN_FORK
+from deserve_testnet.market.config import MarketConfig
 from deserve_testnet.network_view import NetworkView
 from deserve_testnet.processes import Process, Processes
 from deserve_testnet.ring_size import check_ring_size
 from deserve_testnet.wan.internet import Internet
+
+if TYPE_CHECKING:
+    from deserve_testnet.market.market import Market
+    from deserve_testnet.market.payment import Payment
 
 __all__ = ["Testnet"]
 
@@ -53,9 +58,11 @@ class Testnet:
     def __init__(self, config: TestnetConfig, say: Callable[[str], None] = lambda line: None) -> None:
         """`say` gets a line for each step of the start."""
         self.config = config
-        self._say = say
+        self.say = say
         self.nodes: list[Process] = []
         self.internet: Internet | None = None
+        self.market: Market | None = None
+        """Where work is paid for."""
         self._numbers = itertools.count(1)
         self._processes: Processes
         self._stack = contextlib.AsyncExitStack()
@@ -98,10 +105,21 @@ class Testnet:
             *("--memory", memory or self.config.node_memory(number), "--threads", str(threads), "--json"),
             *self.config.node_flags,
         ]
+        if self.market is not None:
+            operator = await self.market.register(name, self.directory / name)
+            command += self.market.node_flags(name, operator)
         node = await self._spawn(name, number, command, threads)
         self.nodes.append(node)
         await node.first_line(self.config.start_deadline_s)
         return node
+
+    def payment(self) -> Payment | None:
+        """Who pays for a run's batches; None where nobody does."""
+        if self.market is None:
+            return None
+        from deserve_testnet.market.payment import Payment
+
+        return Payment(self.market, self._processes, self.directory / "coordinator" / "api_key")
 
     async def restart_coordinator(self) -> None:
         """Kill the coordinator as a power cut would, and start it again on the same data and addresses."""
@@ -136,7 +154,7 @@ class Testnet:
         config = self.config
         await check_ring_size(config)
         nodes = "1 node" if config.nodes == 1 else f"{config.nodes} nodes"
-        self._say(f"starting a coordinator and {nodes}; the model is {config.model}")
+        self.say(f"starting a coordinator and {nodes}; the model is {config.model}")
         if config.wan == "netns":
             default = config.link_shapes.default
             self.internet = await Internet.start(
@@ -149,8 +167,10 @@ class Testnet:
                 different=config.differences,
             )
         address = self._address(_COORDINATOR_MEMBER)
+        if config.market is not None:
+            self.market = await self._open_market(config.market, address)
         await self._start_coordinator(f"{address}:0", f"/ip4/{address}/tcp/0")
-        self._say("the coordinator is ready")
+        self.say("the coordinator is ready")
         self.view = await stack.enter_async_context(NetworkView(self.base_url, self.api_key))
         turns = asyncio.Semaphore(config.nodes_at_once)
         registered = itertools.count(1)
@@ -158,12 +178,12 @@ class Testnet:
         async def add_in_turn() -> None:
             async with turns:
                 await self.add_node()
-            self._say(f"node {next(registered)} of {config.nodes} registered")
+            self.say(f"node {next(registered)} of {config.nodes} registered")
 
         await asyncio.gather(*(add_in_turn() for _ in range(config.nodes)))
         for ring in range(1, config.rings + 1):
             await self.until_serving(ring)
-            self._say(f"ring {ring} of {config.rings} serves")
+            self.say(f"ring {ring} of {config.rings} serves")
 
     async def _start_coordinator(self, http: str, listen: str) -> None:
         arguments = self._coordinator_arguments(http, listen)
@@ -184,7 +204,20 @@ class Testnet:
             *("--seed", str(config.seed), "--settle-s", str(config.settle_s), "--json"),
             *(("--links", str(config.links)) if emulated and config.links else ()),
             *("--context-tokens", str(0 if config.profile is None else config.profile.common.context_tokens)),
+            *(() if self.market is None else self.market.coordinator_flags()),
         ]
+
+    async def _open_market(self, config: MarketConfig, address: str) -> Market:
+        from deserve_ledger.errors import LedgerError
+        from deserve_testnet.market.market import Market
+
+        inside = self.command(_COORDINATOR_MEMBER, ["ledger", "devnet"])
+        try:
+            return await Market.open(
+                config, self._processes, inside, self.directory, address, self.config.start_deadline_s, self.say
+            )
+        except LedgerError as error:
+            raise TestnetError(f"--ledger {config.ledger}: {error}") from error
 
     def _address(self, member: int) -> str:
         if self.internet is None:
@@ -195,7 +228,7 @@ class Testnet:
 
     async def _spawn(self, name: str, member: int, arguments: Sequence[str], threads: int) -> Process:
         # Thread pools that a library sizes by itself would take every core in every process.
-        environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "DESERVE_TESTNET": "1"}
         if self.internet is None and CAN_FORK:
             return await self._processes.fork(name, arguments, environment)
         return await self._processes.spawn(name, self.command(member, arguments), environment)

@@ -1,0 +1,60 @@
+"""After the last row: the coordinator settles, operators collect what their nodes hold, and the books are closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from deserve_client.api import CoordinatorClient
+from deserve_ledger.claiming import redeem
+from deserve_ledger.credit_file import SignedCredit
+from deserve_node.wallet.store import Debtor, WalletStore
+from deserve_node.wallet.wallet import STORE_FILE
+from deserve_testnet.market.balances import BalanceTable, balance_table
+from deserve_testnet.market.market import Market
+
+__all__ = ["close_books", "collect", "until_settled"]
+
+_POLL_S = 0.2
+
+
+async def until_settled(client: CoordinatorClient, deadline_s: float) -> bool:
+    """Whether, within `deadline_s`, no escrow was open any more and no pay held back."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(deadline_s):
+            while True:
+                if _is_settled(await client.settlement()):
+                    return True
+                await asyncio.sleep(_POLL_S)
+    return False
+
+
+def _is_settled(settlement: dict[str, Any]) -> bool:
+    return not settlement["escrows"] and all(node["held"] == "0" for node in settlement["nodes"])
+
+
+async def collect(market: Market, directory: Path) -> dict[str, int]:
+    """Redeem the newest credit in each node's wallet, by a transaction of its operator. Needs no coordinator.
+
+    `directory` has the nodes' data directories. Returns what each node's operator was paid, in base units.
+    """
+    paid: dict[str, int] = {}
+    for node_id, name in market.nodes.items():
+        store = WalletStore(directory / name / STORE_FILE)
+        try:
+            debtor = Debtor(market.deployment.domain, market.parties.coordinator.key.address, node_id)
+            held = store.newest(debtor)
+        finally:
+            store.close()
+        paid[name] = 0
+        if held is not None:
+            async with market.ledger(market.parties.operator(name)) as ledger:
+                paid[name] = (await redeem(ledger, SignedCredit(held.credit, held.signature))).paid
+    return paid
+
+
+async def close_books(market: Market) -> BalanceTable:
+    """Who has what now, summed over all events and held against the contract's sums. Raises `BooksDiffer`."""
+    return balance_table(await market.books(), market.parties, market.deployment.decimals)
