@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
+from eth_keys.datatypes import PrivateKey
 
 from deserve_ledger.calls import (
     Claim,
@@ -35,8 +37,6 @@ SESSION_KEY = bytes([8]) * 32
 
 
 def address_of(key: bytes) -> bytes:
-    from eth_keys.datatypes import PrivateKey
-
     return PrivateKey(key).public_key.to_canonical_address()
 
 
@@ -159,8 +159,6 @@ async def test_what_no_contract_can_take_names_its_field(chain, call, field):
 
 
 async def test_many_calls_at_once_take_a_nonce_each(chain):
-    import asyncio
-
     ledger = await chain.ledger(4)
     await asyncio.gather(*(ledger.submit(Deposit(amount)) for amount in (1, 1, 2, 3)))
     assert await ledger.balance(ledger.account) == 7

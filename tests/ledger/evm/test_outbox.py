@@ -118,6 +118,7 @@ async def test_a_deposit_that_died_at_any_step_happens_once(chain, tmp_path, cra
         await once(None)
     assert await observer.balance(account) == 9
     assert await observer.tokens(account) == had - 9
+    assert chain.nonce(account) == 2  # one approval, one deposit
     assert died or crash_at > 4
 
 
