@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from deserve_client.api import CoordinatorClient, batch_body
 from deserve_client.errors import InputError, UnreachableError
@@ -109,14 +108,17 @@ async def submit_paid(
 def pay_in_background(flags: PaymentFlags, connection: Connection, batch_id: str, purse: Purse) -> int:
     """Start `deserve pay` as a process of its own, which goes on when this one ends; returns its process id."""
     arguments = ["pay", batch_id, "--purses", str(flags.purses), "--passphrase-file", str(flags.passphrase_file)]
-    log = purse.folder / "pay.log"
-    with log.open("ab") as output:
-        started = subprocess.Popen(
-            [sys.executable, "-m", "deserve_client.main", *arguments, *connection.arguments()],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            cwd=Path.cwd(),
-        )
-    return started.pid
+    command = [sys.executable, "-m", "deserve_client.main", *arguments, *connection.arguments()]
+    log = str(purse.folder / "pay.log")
+    # Not by subprocess, which wants to outlive whom it starts.
+    return os.posix_spawn(
+        sys.executable,
+        command,
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )

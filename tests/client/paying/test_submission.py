@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -91,6 +92,25 @@ async def test_a_batch_is_escrowed_paid_redeemed_and_the_rest_refunded(place, ru
         assert await ledger.balance(PAYER.address) == 3 * TOKEN - 20 * 10**6
         with pytest.raises(Refused):
             await ledger.submit(RedeemVoucher(voucher, signature))
+
+
+async def test_a_process_of_its_own_pays_while_the_payer_has_gone(place, run, paid, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    done = await run("batch", "submit", "FILE", "--budget", "3", "--pay")
+    assert done.exit_code == 0, done.output
+    assert "pays for it; its log is" in done.stderr
+    paid.deliver("a", 3, 2)
+    async with asyncio.timeout(60):
+        await paid.arrived.wait()
+    paid.deliver("b", 1, 1)
+    paid.status = "completed"
+    (purse,) = all_purses(tmp_path / "p")
+    number = int(done.stderr.split("process ")[1].split()[0])
+    _, status = await asyncio.to_thread(os.waitpid, number, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert purse.order().ended
+    assert paid.newest.cumulative == 28
+    assert "paid 28 of" in (purse.folder / "pay.log").read_text()
 
 
 async def test_a_job_that_is_not_overdue_is_not_refunded_to_its_payer(place, run, paid):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,8 +19,12 @@ from deserve_ledger.identifiers import node_id
 from deserve_ledger.keystore import Key, create_keystore
 from deserve_ledger.messages import Credit
 from deserve_ledger.opening import opened_ledger
+from deserve_ledger.prices import Prices
 from deserve_network.identity import load_or_create_identity, public_key_of
+from deserve_network.money_messages import LedgerRef
 from deserve_node.commands import node
+from deserve_node.settings import NodeSettings, SettingsError, load_settings
+from deserve_node.wallet.opening import opened_wallet
 from deserve_node.wallet.store import Debtor, Earned, WalletStore
 
 OPERATOR, COORDINATOR = Key.of(b"\x51" * 32), Key.of(b"\x52" * 32)
@@ -120,3 +125,43 @@ async def test_mistakes_are_named(run, tmp_path):
     WalletStore(file).close()
     done = await run("earnings", "--claim", account=False)
     assert (done.exit_code, "--claim: needs --keystore" in done.output) == (2, True)
+
+
+async def test_a_node_opens_its_wallet_as_its_settings_say(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("deserve_node.wallet.wallet.STANDARD_SCRYPT_N", 2)
+    settings = NodeSettings(
+        tmp_path / "node",
+        "/ip4/127.0.0.1/tcp/1/p2p/x",
+        operator=f"0x{OPERATOR.address.hex()}",
+        deployment=str(tmp_path / "deployment.json"),
+        price_prefill="0.5",
+        price_decode="2",
+    )
+    identity = identity_of(tmp_path / "node")
+    async with opened_wallet(settings, identity, "words") as wallet:
+        assert wallet.prices == Prices(TOKEN // 2, 2 * TOKEN)
+        assert wallet.domain == place.domain
+        assert wallet.node_id == node_id(OPERATOR.address, public_key_of(identity.peer_id))
+        engagement = wallet.engage(LedgerRef(place.chain_id, place.contract, COORDINATOR.address))
+        await engagement.look()
+        assert "reservation is used up" in engagement.alarm
+    async with opened_wallet(dataclasses.replace(settings, operator=""), identity, "") as none:
+        assert none is None
+    for change, reason in (({"price_decode": "x"}, "price_decode"), ({"deployment": "nowhere"}, "deployment")):
+        with pytest.raises(SettingsError, match=reason):
+            async with opened_wallet(dataclasses.replace(settings, **change), identity, "words"):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"operator": "0x12"}, "operator: '0x12' is no address"),
+        ({"operator": "0x" + "11" * 20}, "deployment: missing"),
+        ({"price_decode": "1"}, "price_decode: has no meaning without operator"),
+        ({"unpaid_chunks": 0}, "unpaid_chunks"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(tmp_path, flags, reason):
+    with pytest.raises(SettingsError, match=reason):
+        load_settings(tmp_path, {"coordinator": "/ip4/127.0.0.1/tcp/1/p2p/x", "name": "n", **flags})
