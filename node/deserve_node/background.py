@@ -24,14 +24,16 @@ Result = TypeVar("Result")
 class BackgroundThread:
     """Calls wait for those before them, even for one whose caller is gone: two loads never hold memory at once."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, niceness: int = 0) -> None:
+        """`niceness` above 0 leaves the processor to others (Linux; elsewhere threads have none of their own)."""
         self._name = name
+        self._niceness = niceness
         self._worker: _Worker | None = None
 
     async def run(self, function: Callable[[], Result]) -> Result:
         """The result of `function()`, or its exception. Cancelling a call that has not started takes it back."""
         if self._worker is None:
-            self._worker = _Worker(self._name)
+            self._worker = _Worker(self._name, self._niceness)
             self._worker.start()
         future: Future[Result] = Future()
         self._worker.calls.put((function, future))
@@ -45,12 +47,16 @@ class BackgroundThread:
 
 
 class _Worker(threading.Thread):
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, niceness: int) -> None:
         super().__init__(name=name, daemon=True)
+        self._niceness = niceness
         self.calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         self.busy = False
 
     def run(self) -> None:
+        if self._niceness and sys.platform == "linux":
+            # Threads that torch starts from this one inherit it.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         while (call := self.calls.get()) is not None:
             self.busy = True
             _carry_out(*call)

@@ -34,6 +34,7 @@ name = {name}
 # congestion = "bbr"                    # TCP congestion control; default: the system's
 # http = "127.0.0.1:9464"               # /healthz, /metrics, /status
 # evidence_disk = "20GiB"               # for what audits may ask about, where work is paid
+# tolerances = "demo.json"              # of `deserve ledger calibrate`, to audit others by; default: ours
 # join_token_file = "join_token"        # mode 0600, where the coordinator asks for a token
 # operator = "0x…"                      # account that is paid; default: none, this node works for nothing
 # deployment = "deployment.json"        # where the ledger is, as whoever deployed it hands it out
@@ -112,6 +113,9 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
 @click.option("--unpaid-chunks", type=click.IntRange(1), help="Chunks done and unpaid at most.  [default: 1]")
 @click.option("--passphrase-file", metavar="FILE", help="Of the receipt key, mode 0600.  [default: ask]")
 @click.option("--evidence-disk", help="Disk for what audits may ask about, where work is paid.  [default: 20GiB]")
+@click.option(
+    "--tolerances", metavar="FILE", help="To audit others by, from `deserve ledger calibrate`.  [default: ours]"
+)
 @click.option("--stage-profile", metavar="FILE", help="Take the times of this TOML profile instead of computing.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("--verbose", is_flag=True, help="Log what is normal, too.")

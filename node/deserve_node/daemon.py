@@ -14,6 +14,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import torch
 
@@ -38,6 +39,8 @@ from deserve_network.errors import AddressError, ChannelClosed, NetworkError
 from deserve_network.host import Host
 from deserve_network.links import Links
 from deserve_network.money_messages import CreditNote, ReceiptsStored
+from deserve_node.audit.attendance import AUDIT_NICENESS, attend, clerk_for, judge_for
+from deserve_node.audit.clerk import Clerk
 from deserve_node.background import BackgroundThread
 from deserve_node.errors import NodeError
 from deserve_node.introduction import Introduction, RefusedError, Served, heed_refusal
@@ -58,6 +61,8 @@ log = logging.getLogger(__name__)
 RECONNECT_S = (0.5, 15.0)
 FAREWELL_S = 5.0
 """How long a node that is told to end tries to hand over what it has."""
+AUDIT_MEMORY_PART = 4
+"""Of the memory that is lent, a replay's weights take one in so many, on top."""
 GOODBYE_GRACE_S = 5.0
 """A neighbour that closed its link tells the coordinator why; only if nothing follows is it for us to complain."""
 
@@ -92,6 +97,9 @@ class Daemon:
         """With the coordinator of the last session, where it pays."""
         self.proofs: WorkProofs | None = None
         """Once a coordinator pays."""
+        self.clerk: Clerk | None = None
+        """For audits, where this node is paid."""
+        self._auditing = BackgroundThread("audit", niceness=AUDIT_NICENESS)
         self._serving: asyncio.Task[None] | None = None
         self._reports = itertools.count()
         self._orphans: dict[int, RowsDone] = {}
@@ -127,6 +135,7 @@ class Daemon:
             await self._leave()
             await self._links.close()
             self._thread.close()
+            self._auditing.close()
             if self.proofs is not None:
                 await asyncio.to_thread(self.proofs.close)
 
@@ -175,8 +184,20 @@ class Daemon:
         if self.proofs is not None:
             key = None if wallet is None else ReceiptKey(wallet.key.secret, wallet.domain, wallet.node_id)
             self.proofs.employ(key, self.engagement)
+        self.clerk = None
+        if self.proofs is not None and wallet is not None and ref is not None:
+            self.clerk = self._open_clerk(self.proofs, wallet, served)
         if self.engagement is not None:
             await self.engagement.look()
+
+    def _open_clerk(self, proofs: WorkProofs, wallet: Wallet, served: Served) -> Clerk:
+        tolerances = Path(self.settings.tolerances) if self.settings.tolerances else None
+        memory = self.memory_bytes // AUDIT_MEMORY_PART
+        judge = None
+        if self.settings.profile is None:  # a stage that only takes time has no outputs to compare
+            model = served.model
+            judge = judge_for(served.files, model.dtype, tolerances, self._auditing, self.device, memory)
+        return clerk_for(proofs.evidence, judge, node_id=wallet.node_id, dtype=served.model.dtype)
 
     async def _take_credit(self, note: CreditNote) -> None:
         """Raises `RefusedError` for a coordinator that is proven to cheat, `ChannelClosed` for a credit of no use."""
@@ -198,6 +219,8 @@ class Daemon:
                 tasks.create_task(self._obey(channel, served))
                 if served.ledger is not None and self.proofs is not None:
                     tasks.create_task(self.proofs.deliver(channel.send))
+                if self.clerk is not None:
+                    tasks.create_task(attend(self.host, self.settings.coordinator, self.clerk))
         except ExceptionGroup as group:
             raise first_cause(group.subgroup(RefusedError) or group) from group
 

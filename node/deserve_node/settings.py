@@ -105,6 +105,8 @@ class NodeSettings:
     """Of the receipt key; readable by its owner only."""
     evidence_disk_bytes: int = 20 << 30
     """Of what came to this node and may still be asked for in an audit, where work is paid."""
+    tolerances: str = ""
+    """A file of `deserve ledger calibrate`, to audit others by; empty: what comes with the program."""
     stage_profile: str = ""
     """A TOML file: steps take its times and nothing is computed, see `deserve_node.timed`."""
     cheat: str = ""
