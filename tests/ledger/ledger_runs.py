@@ -44,6 +44,8 @@ PAYER = st.integers(0, 1) | WHO
 SALT = st.sampled_from([0, 0, 0, 1, 2]).map(lambda number: keccak(b"salt %d" % number))
 WAITS = st.sampled_from([0, 1, TERMS.commit_period_s, TERMS.reveal_period_s, TERMS.release_delay_s, TERMS.unbonding_s])
 WRONGS = ["", "", "key", "work"]
+CHANGES = st.sampled_from(["", "", "", "sum", "node", "epoch", "proof"])
+"""Of a claim; with any but the first it is not under the root that is posted."""
 WRONG = st.integers(0, 5).map(lambda number: number == 0)
 """Once in six: something is not as it should be."""
 
@@ -171,8 +173,8 @@ class Parties(RuleBasedStateMachine):
         made = {"add": calls.Reserve(node, amount), "ask": calls.RequestRelease(node, amount)}
         self.submit(who, made.get(what, calls.Release(node)))
 
-    @rule(who=st.integers(0, 1), epoch=SEQ, sums=st.lists(AMOUNT, max_size=PARTIES))
-    def post_root(self, who: int, epoch: int, sums: list[int]) -> None:
+    @rule(who=st.integers(0, 1), epoch=SEQ, sums=st.lists(AMOUNT, max_size=PARTIES), claimant=WHO, change=CHANGES)
+    def post_root(self, who: int, epoch: int, sums: list[int], claimant: int, change: str) -> None:
         nodes = [node_of(operator) for operator in range(len(sums))]
         leaves = [claim_leaf(ACCOUNTS[who], epoch, *owed) for owed in zip(nodes, sums, strict=True)]
         tree = MerkleTree(leaves)
@@ -181,13 +183,22 @@ class Parties(RuleBasedStateMachine):
             for index, (node, cumulative) in enumerate(zip(nodes, sums, strict=True)):
                 self.signed.owe(who, node, cumulative)
                 self.claims.append((ACCOUNTS[who], epoch, node, cumulative, tree.proof(index)))
+            self.claim(claimant, len(self.claims) - 1, change)
 
-    @rule(who=WHO, index=st.integers(0, 30), more=WRONG)
-    def claim(self, who: int, index: int, more: bool) -> None:
+    @rule(who=WHO, index=st.integers(0, 30), change=CHANGES)
+    def claim(self, who: int, index: int, change: str) -> None:
         if not self.claims:
             return
-        coordinator, epoch, node, cumulative, proof = self.claims[index % len(self.claims)]
-        self.submit(who, calls.Claim(coordinator, epoch, node, cumulative + more, proof))
+        claim = calls.Claim(*self.claims[index % len(self.claims)])
+        changes: dict[str, dict[str, Any]] = {
+            "": {},
+            "sum": {"cumulative": claim.cumulative + 1},
+            "node": {"node_id": node_of(2) if claim.node_id != node_of(2) else node_of(3)},
+            "epoch": {"epoch": claim.epoch % 3 + 1},
+            "proof": {"proof": (*claim.proof, bytes(32))},
+        }
+        outcome = self.submit(who, dataclasses.replace(claim, **changes[change]))
+        assert not change or outcome[0] == "refused"
 
     @rule(who=WHO, coordinator=st.integers(0, 1), of=WHO, cumulative=AMOUNT, seq=SEQ, wrong=WRONG)
     def claim_credit(self, who: int, coordinator: int, of: int, cumulative: int, seq: int, wrong: bool) -> None:
