@@ -221,7 +221,7 @@ MUTANTS = (
         ("known seed", "if (block.number <= opened.drawBlock) revert TooEarly();", "", "panels"),
         ("forgotten seed", "if (seed != bytes32(0)) {", "{", "panels"),
         ("second draw", "if (opened.panel[0] != bytes32(0)) revert AlreadyDrawn();", "", "panels"),
-        ("late draw", ("if (_now() >= opened.revealsUntil) revert TooLate();\n        if (block.number"), "", "panels"),
+        ("late draw", "if (_now() >= opened.revealsUntil) revert TooLate();\n        if (block", "if (block", "panels"),
         ("late commitment", "if (_now() >= opened.commitsUntil) revert TooLate();"),
         ("second commitment", "if (_commitments[challengeId][nodeId] != bytes32(0)) revert AlreadyCommitted();"),
         ("early reveal", "if (_now() < opened.commitsUntil) revert TooEarly();"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eth_hash.auto import keccak
-from evm import block_hash
+from evm import Done, block_hash
 from world import EVERYBODY, TERMS, Party, World
 
 from deserve_ledger.calls import CommitVote, DrawPanel, Resolve, RevealVote
@@ -67,8 +67,8 @@ def vote(world: World, panel: list[Party], verdicts: str, challenge_id: int = 1)
             world.submit(member, RevealVote(challenge_id, member.node_id, verdict == "g", SALT))
 
 
-def resolve(world: World, by: Party, challenge_id: int = 1) -> None:
-    world.submit(by, Resolve(challenge_id))
+def resolve(world: World, by: Party, challenge_id: int = 1) -> Done:
+    return world.submit(by, Resolve(challenge_id))
 
 
 def seed_of(world: World) -> bytes:

@@ -167,8 +167,9 @@ def test_a_verdict_on_a_stake_that_two_receipts_took_only_returns_the_bond(world
     world.submit(STRANGER, world.contradiction())
     before = world.balances()
     vote(world, panel, "ggg")
-    resolve(world, DOUBTER)
+    done = resolve(world, DOUBTER)
     assert gained(world, before) == {"doubter": BOND}
+    assert [event.name for event in done.events] == ["ChallengeResolved"]
 
 
 def test_votes_are_secret_until_all_are_in(world: World) -> None:
