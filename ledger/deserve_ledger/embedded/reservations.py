@@ -47,7 +47,7 @@ def release(draft: Draft, call: Release) -> None:
     held = _find(draft, draft.sender, call.node_id)
     require(held.releasing > 0, "NothingToRelease")
     require(draft.when.now_s >= held.releases_at_s, "TooEarly")
-    amount = min(held.releasing, held.amount)
+    amount = held.releasing
     draft.add_totals(reservations=-amount)
     draft.pay(draft.sender, amount)
     changed = replace(held, amount=held.amount - amount, releasing=0, releases_at_s=0)
@@ -85,6 +85,7 @@ def _pay_node(draft: Draft, coordinator: bytes, node_id: bytes, cumulative: int)
     draft.add_totals(reservations=-paid)
     draft.pay(operator, paid)
     amount = held.amount - paid
+    # The contract leaves this to whoever reads, for gas; what is read is the same.
     changed = replace(held, amount=amount, releasing=min(held.releasing, amount), claimed=held.claimed + paid)
     _keep(draft, coordinator, node_id, changed)
     draft.emit("Claimed", coordinator=coordinator, nodeId=node_id, operator=operator, amount=paid)
