@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -225,8 +226,13 @@ class EvidenceStore:
         if held is None:
             path.parent.mkdir(exist_ok=True, mode=0o700)
             held = self._undecided[name] = _Held(0, 0.0)
-        with open(path, "ab") as file:
-            file.writelines(piece.data)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            written = os.writev(descriptor, piece.data)
+        finally:
+            os.close(descriptor)
+        if written != piece.size:
+            raise OSError(f"{path}: {written} of {piece.size} bytes written")
         held.size += piece.size
         held.at_s = self._clock()
         self._undecided.move_to_end(name)

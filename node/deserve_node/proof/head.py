@@ -54,13 +54,13 @@ class HeadCommitments:
     async def left(self, plan: StepPlan, left: Sequence[Run], outputs: memoryview | None) -> None:
         """A step is about to be sent to the next stage; what, as `Passage` has it."""
         if self.committer.concerns(plan.chunks):
-            passage = Passage(plan.chunks, [ids_run(plan.token_ids)], left, outputs)
+            passage = Passage.of(plan.chunks, [ids_run(plan.token_ids)], left, outputs)
             await self.committer.passed(plan.step, passage)
 
     async def drew(self, plan: StepPlan, drawn: Sequence[SampledToken]) -> None:
         """A step of a ring of one is done."""
         if self.committer.concerns(plan.chunks):
-            passage = Passage(plan.chunks, [ids_run(plan.token_ids)], drawn=drawn)
+            passage = Passage.of(plan.chunks, [ids_run(plan.token_ids)], drawn=drawn)
             await self.committer.passed(plan.step, passage)
 
     def returned(self, sampled: Sampled) -> None:

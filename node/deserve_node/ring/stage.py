@@ -130,7 +130,7 @@ class Stage:
         await self._following.send(onward, packed)
         if (committer := self._committer_of(step)) is not None:
             left, outputs = packed_runs(packed, step.segments), await plain_outputs(hidden, step.segments)
-            await committer.passed(step.step, Passage(step.chunks, received_runs(payload, step), left, outputs))
+            await committer.passed(step.step, Passage.of(step.chunks, received_runs(payload, step), left, outputs))
 
     def _committer_of(self, step: Step) -> Committer | None:
         """Who has to know of a step that has been sent; None where nobody pays for any of its rows."""
@@ -243,7 +243,7 @@ class Tail(Stage):
             )
         )
         if (committer := self._committer_of(step)) is not None:
-            await committer.passed(step.step, Passage(step.chunks, received_runs(payload, step), drawn=output.drawn))
+            await committer.passed(step.step, Passage.of(step.chunks, received_runs(payload, step), drawn=output.drawn))
 
     async def _await_admission(self, sequences: set[int]) -> None:
         knows = self._compute.engine.knows

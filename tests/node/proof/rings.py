@@ -14,7 +14,7 @@ from deserve_ledger.eip712 import Domain
 from deserve_network.control_messages import Lease, LeasedRow
 from deserve_network.link import Frame
 from deserve_network.money_messages import WorkLabel
-from deserve_network.ring_messages import RING
+from deserve_network.ring_messages import RING, Sampled
 from deserve_node.engine import Engine, KvCache
 from deserve_node.proof.committer import StagePosition
 from deserve_node.proof.head import HeadCommitments
@@ -203,6 +203,11 @@ class Ring:
             if all(committer.settled for committer in self.committers) and self.settled():
                 return
             await asyncio.sleep(0.005)
+
+    def tail_ids(self, row):
+        """The token ids that the tail drew for a row, by sequence in order of admission where nothing was preempted."""
+        drawn = [token for message in self.tokens.passed if isinstance(message, Sampled) for token in message.drawn]
+        return [token.token for token in drawn if token.sequence == row]
 
     def receipts(self, stage):
         """All signed receipts of a stage, in order."""

@@ -28,7 +28,7 @@ def work_of(*rows, chunk=0, start=0, tokens=8):
     inputs = torch.randn(len(rows) * tokens, HIDDEN, generator=torch.Generator().manual_seed(start + 1))
     data = memoryview(inputs.numpy()).cast("B")
     chunks = [Chunk(row, start, tokens, 1) for row in rows]
-    passage = Passage(chunks, [Run("raw", HIDDEN * 4, data)], [Run("raw", HIDDEN * 4, data)])
+    passage = Passage.of(chunks, [Run("raw", HIDDEN * 4, data)], [Run("raw", HIDDEN * 4, data)])
     labels = {row: RowLabel(row, JOB, row, 1, 0, tokens) for row in rows}
     booked = commit(
         [passage], labels, lambda booking: POSITION.work(booking, chunk).work_id, dtype=torch.float32, hidden=HIDDEN

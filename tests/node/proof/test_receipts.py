@@ -31,7 +31,7 @@ KEY = key_of(0)
 def works_of(tokens=3, byte=1, chunk=0, lease=1, position=POSITION):
     """One row's work, whose outputs are all `byte`."""
     hidden = memoryview(bytes([byte]) * (tokens * 16))
-    passage = Passage([Chunk(0, 0, tokens, 1)], [ids_run(range(tokens))], [Run("raw", 16, hidden)])
+    passage = Passage.of([Chunk(0, 0, tokens, 1)], [ids_run(range(tokens))], [Run("raw", 16, hidden)])
     labels = {0: RowLabel(0, JOB, 7, lease, 0, tokens - 1)}
     booked = commit(
         [passage], labels, lambda booking: position.work(booking, chunk).work_id, dtype=torch.float32, hidden=4
