@@ -23,7 +23,7 @@ sys.path.insert(1, str(Path(__file__).parents[1]))
 import torch
 from bars.journal import Journal, Measurement
 from detect.measure import Lab, experiments
-from detect.stages import HONEST, STAGES, AuditedStage
+from detect.stages import HONEST, STAGES, WITH_BARS, AuditedStage
 from detect.table import CHEATS, COST, HONEST_ROWS, lines, markdown, name_of
 
 from deserve_process.cores import usable_cores
@@ -35,18 +35,21 @@ BUILD = Path(__file__).parents[2] / "build"
 
 @dataclass(frozen=True)
 class Size:
-    """Rows of a round, and rounds of one cheat at one stage and of honest rows at one stage."""
+    """Rows of a round and their tokens; rounds of one cheat at the stages with bars and at the others, and of honest
+    rows at each of six."""
 
-    tokens: int
     calibration_rows: int
+    cheat_tokens: int
     cheat_rows: int
     cheat_rounds: int
+    other_rounds: int
+    honest_tokens: int
     honest_rows: int
     honest_rounds: int
 
 
-FULL = Size(tokens=64, calibration_rows=192, cheat_rows=100, cheat_rounds=10, honest_rows=210, honest_rounds=24)
-QUICK = Size(tokens=32, calibration_rows=24, cheat_rows=4, cheat_rounds=1, honest_rows=4, honest_rounds=1)
+FULL = Size(192, 64, 100, 10, 3, 32, 210, 24)
+QUICK = Size(24, 24, 3, 1, 1, 12, 3, 1)
 
 
 def options() -> argparse.Namespace:
@@ -59,7 +62,7 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(size: Size, lab: Lab, journal: Journal, only: str) -> None:
+def run(size: Size, build: Path, journal: Journal, only: str) -> None:
     """Whatever is missing, round by round, so that every experiment has some rows early."""
 
     def measure(experiment: str, name: str, number: int, work: Callable[[], dict[str, Any]]) -> None:
@@ -71,13 +74,15 @@ def run(size: Size, lab: Lab, journal: Journal, only: str) -> None:
         return lambda: lab.cheating(stage, cheat, size.cheat_rows, number)
 
     def honest_round(stage: AuditedStage, number: int) -> Callable[[], dict[str, Any]]:
-        return lambda: lab.honest(stage, size.honest_rows, number)
+        return lambda: honest_lab.honest(stage, size.honest_rows, number)
 
-    for stage in STAGES[:2]:
+    lab = Lab(build, size.cheat_tokens, size.calibration_rows)
+    honest_lab = Lab(build, size.honest_tokens, size.calibration_rows)
+    for stage in WITH_BARS:
         measure(COST, stage.name, 0, lambda stage=stage: lab.cost(stage, 32))  # type: ignore[misc]
     for number in range(max(size.cheat_rounds, size.honest_rounds)):
-        if number < size.cheat_rounds:
-            for stage, cheat in experiments(STAGES):
+        for stage, cheat in experiments(STAGES):
+            if number < (size.cheat_rounds if stage in WITH_BARS else size.other_rounds):
                 measure(CHEATS, name_of(stage, cheat), number, cheat_round(stage, cheat, number))
         if number < size.honest_rounds:
             for stage in HONEST:
@@ -97,7 +102,7 @@ def main() -> None:
         path.unlink(missing_ok=True)
     journal = Journal(path)
     if not chosen.no_run:
-        run(size, Lab(build, size.tokens, size.calibration_rows), journal, chosen.only)
+        run(size, build, journal, chosen.only)
     found = list(lines(journal))
     table = markdown(found)
     print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +42,23 @@ class Lab:
     build: Path
     tokens: int
     calibration_rows: int
+    came: dict[tuple[str, str, int, int], list[memoryview]] = field(default_factory=dict)
 
     def cheating(self, stage: AuditedStage, cheat: str, rows: int, number: int) -> Figures:
         """How many of `rows` rows of round `number` fail, by fingerprints alone (at the tail: draws), and with what the
         next stage received as well."""
         shown = self._show(stage, "" if cheat in PAPER_CHEATS else cheat, rows, number)
-        alone, whole = self._auditor(stage, whole=False), self._auditor(stage, whole=True)
+        audit = self._auditor(stage)
         alone_caught = whole_caught = 0
         for index, row in enumerate(shown):
             tried = _on_paper(row, cheat, index)
-            alone_caught += not alone(tried).passed
-            whole_caught += not whole(tried).passed
+            verdict = audit(tried)
+            # Fingerprints are judged first; evidence that does not even fit together has to be tried without the rest.
+            alone = (
+                Verdict.of(verdict.judgements[:2]) if verdict.judgements else audit(Shown(tried.evidence, tried.body))
+            )
+            alone_caught += not alone.passed
+            whole_caught += not verdict.passed
         return {"rows": rows, "caught": alone_caught, "caught_whole": whole_caught, "tokens": self.tokens}
 
     def honest(self, stage: AuditedStage, rows: int, number: int) -> Figures:
@@ -60,7 +66,7 @@ class Lab:
         batch, codec = list(itertools.product(BATCHES, CODECS))[number % (len(BATCHES) * len(CODECS))]
         # Kernels take turns, too: the other half is computed as transformers wrote it.
         shown = self._show(stage, "", rows, number, batch=batch, codec=codec, fused=number % 2 == 0)
-        audit = self._auditor(stage, whole=True)
+        audit = self._auditor(stage)
         verdicts = [audit(row) for row in shown]
         failed = [str(verdict.reason) for verdict in verdicts if not verdict.passed]
         errors = sorted(verdict.judgements[0].error / verdict.judgements[0].bound for verdict in verdicts)
@@ -101,8 +107,8 @@ class Lab:
         engine = stage_engine(files, stage.first, stage.last, stage.dtype, cheat=cheat, fused=fused)
         recorder = Recorder(files, engine, stage.first, stage.last, stage.dtype, codec=codec)
         if not stage.is_tail:
-            ids = rows_of(stage, self.build, rows, self.tokens, after=rows * number)
-            return recorder.rows(entering(files, stage.first, stage.dtype, ids, codec), prompt=self.prompt, batch=batch)
+            wires = self._entering(stage, codec, rows, number)
+            return recorder.rows(wires, prompt=self.prompt, batch=batch)
         draws = self.tokens // 2
         before = stage_engine(files, 0, stage.first, stage.dtype)
         ids = rows_of(stage, self.build, rows, self.tokens - draws, after=rows * number)
@@ -113,10 +119,19 @@ class Lab:
             shown += recorder.tail_rows(before, part, samplings, draws=draws)
         return shown
 
-    def _auditor(self, stage: AuditedStage, *, whole: bool) -> Callable[[Shown], Verdict]:
+    def _entering(self, stage: AuditedStage, codec: str, rows: int, number: int) -> list[memoryview]:
+        """What comes in on the wire, kept for the next cheat that is tried on the same rows."""
+        key = (stage.name, codec, rows, number)
+        if key not in self.came:
+            self.came.clear()
+            ids = rows_of(stage, self.build, rows, self.tokens, after=rows * number)
+            self.came[key] = entering(stage.files(self.build), stage.first, stage.dtype, ids, codec)
+        return self.came[key]
+
+    def _auditor(self, stage: AuditedStage) -> Callable[[Shown], Verdict]:
         replayer = self._replayer(stage)
         profile = tolerances(stage, self.build, rows=self.calibration_rows, tokens=self.tokens)
-        return lambda row: audit_row(replayer, profile, row.evidence, row.body, row.following if whole else None)
+        return lambda row: audit_row(replayer, profile, row.evidence, row.body, row.following)
 
     def _replayer(self, stage: AuditedStage) -> Replayer:
         return Replayer(stage.files(self.build), dtype=DTYPES[stage.dtype], device=CPU)

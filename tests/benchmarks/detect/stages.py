@@ -16,7 +16,7 @@ from deserve_node.audit.corpus import token_rows
 from deserve_node.audit.profile import ToleranceProfile, load_profile, save_profile
 from deserve_text.tokenizer import TextModel
 
-__all__ = ["DEMO", "DEMO_BF16", "DEMO_TAIL", "HONEST", "RANDOM", "STAGES", "AuditedStage", "rows_of", "tolerances"]
+__all__ = ["HONEST", "STAGES", "WITH_BARS", "AuditedStage", "rows_of", "tolerances"]
 
 CPU = torch.device("cpu")
 WIDE = {
@@ -60,11 +60,12 @@ DEMO = AuditedStage("SmolLM2, layers 10 to 19, fp32", "demo", 10, 20, "float32")
 DEMO_BF16 = AuditedStage("SmolLM2, layers 10 to 19, bf16", "demo", 10, 20, "bfloat16")
 DEMO_TAIL = AuditedStage("SmolLM2, layers 20 to 29 and draws, fp32", "demo", 20, 30, "float32")
 RANDOM = AuditedStage("random, 1024 wide, layers 2 to 5, bf16", "random", 2, 6, "bfloat16")
-STAGES = (DEMO, RANDOM, DEMO_BF16, DEMO_TAIL)
+WITH_BARS = (DEMO, RANDOM)
+STAGES = (*WITH_BARS, DEMO_BF16, DEMO_TAIL)
 HONEST = tuple(
     AuditedStage(f"{name}, {dtype}", model, first, last, dtype)
     for name, model, first, last in (
-        ("SmolLM2, layers 10 to 14", "demo", 10, 15),
+        ("SmolLM2, layers 2 to 6", "demo", 2, 7),
         ("random, 1024 wide", "random", 2, 6),
     )
     for dtype in ("float32", "bfloat16", "float16")

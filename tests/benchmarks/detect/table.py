@@ -11,7 +11,7 @@ from bars.journal import Journal
 from intervals import at_least, at_most
 
 from detect.measure import experiments
-from detect.stages import HONEST, STAGES, AuditedStage
+from detect.stages import HONEST, STAGES, WITH_BARS, AuditedStage
 
 __all__ = ["CHEATS", "COST", "HONEST_ROWS", "Line", "lines", "markdown"]
 
@@ -84,7 +84,8 @@ def _detection(stage: AuditedStage, cheat: str, rounds: Sequence[Any]) -> Line:
         tokens = rounds[0]["tokens"]
         required, measured = 0.99, 1 - (1 - rate) ** (WITHIN_TOKENS / tokens)
         notes += f"; within {WITHIN_TOKENS} tokens {measured:.1%}"
-    return Line(stage.name, cheat, measured, at_least(whole, rows), required, measured >= required, notes)
+    bar = required if stage in WITH_BARS else None
+    return Line(stage.name, cheat, measured, at_least(whole, rows), bar, measured >= required, notes)
 
 
 def _rows_until(rate: float) -> int:
