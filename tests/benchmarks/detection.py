@@ -46,10 +46,11 @@ class Size:
     honest_tokens: int
     honest_rows: int
     honest_rounds: int
+    cost_tokens: int
 
 
-FULL = Size(192, 64, 100, 10, 3, 32, 210, 24)
-QUICK = Size(24, 24, 3, 1, 1, 12, 3, 1)
+FULL = Size(192, 64, 100, 10, 3, 32, 210, 24, 128)
+QUICK = Size(24, 24, 3, 1, 1, 12, 3, 1, 24)
 
 
 def options() -> argparse.Namespace:
@@ -79,7 +80,7 @@ def run(size: Size, build: Path, journal: Journal, only: str) -> None:
     lab = Lab(build, size.cheat_tokens, size.calibration_rows)
     honest_lab = Lab(build, size.honest_tokens, size.calibration_rows)
     for stage in WITH_BARS:
-        measure(COST, stage.name, 0, lambda stage=stage: lab.cost(stage, 32))  # type: ignore[misc]
+        measure(COST, stage.name, 0, lambda stage=stage: lab.cost(stage, 32, size.cost_tokens))  # type: ignore[misc]
     for number in range(max(size.cheat_rounds, size.honest_rounds)):
         for stage, cheat in experiments(STAGES):
             if number < (size.cheat_rounds if stage in WITH_BARS else size.other_rounds):

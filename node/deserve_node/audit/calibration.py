@@ -136,6 +136,8 @@ def calibrate_stage(
 
 def largest_bound(largest: Sequence[float], floor: float = FLOOR) -> float:
     """What a row's largest error exceeds with probability `FALSE_ALARM`, from those of honest rows."""
+    if max(largest) <= floor:
+        return floor
     logs = [math.log(max(value, floor)) for value in largest]
     scale = statistics.pstdev(logs) * math.sqrt(6) / math.pi
     location = statistics.fmean(logs) - _EULER * scale
@@ -144,6 +146,8 @@ def largest_bound(largest: Sequence[float], floor: float = FLOOR) -> float:
 
 def mean_bound(means: Sequence[float], most: float) -> float:
     """What a row's mean error exceeds with probability `FALSE_ALARM`, from those of honest rows; at most `most`."""
+    if max(means) <= FLOOR:
+        return FLOOR
     logs = [math.log(max(value, FLOOR)) for value in means]
     deviations = -statistics.NormalDist().inv_cdf(FALSE_ALARM)
     allowed = math.exp(statistics.fmean(logs) + deviations * statistics.pstdev(logs))

@@ -53,10 +53,9 @@ class Lab:
         for index, row in enumerate(shown):
             tried = _on_paper(row, cheat, index)
             verdict = audit(tried)
-            # Fingerprints are judged first; evidence that does not even fit together has to be tried without the rest.
-            alone = (
-                Verdict.of(verdict.judgements[:2]) if verdict.judgements else audit(Shown(tried.evidence, tried.body))
-            )
+            # Fingerprints are judged first; evidence that does not even fit together is tried without the rest.
+            by_prints = verdict.judgements[:2]
+            alone = Verdict.of(by_prints) if by_prints else audit(Shown(tried.evidence, tried.body))
             alone_caught += not alone.passed
             whole_caught += not verdict.passed
         return {"rows": rows, "caught": alone_caught, "caught_whole": whole_caught, "tokens": self.tokens}
@@ -75,25 +74,21 @@ class Lab:
             "largest_of_bound": errors[-1],
         }  # fmt: skip
 
-    def cost(self, stage: AuditedStage, rows: int) -> Figures:
-        """Seconds a row takes the stage in batches, and its replay; and loading the layers for one run of audits."""
-        ids = rows_of(stage, self.build, rows, self.tokens)
+    def cost(self, stage: AuditedStage, rows: int, tokens: int) -> Figures:
+        """Seconds that a row of `tokens`, half of them prompt, takes the stage in batches of `rows`, and its replay;
+        and loading the layers for one run of audits."""
         files = stage.files(self.build)
         engine = stage_engine(files, stage.first, stage.last, stage.dtype)
         recorder = Recorder(files, engine, stage.first, stage.last, stage.dtype)
-        wires = entering(files, stage.first, stage.dtype, ids, "raw")
-        recorder.rows(wires[:2], prompt=self.prompt, batch=2)
-        served_s, shown = _timed(lambda: recorder.rows(wires, prompt=self.prompt, batch=rows))
+        wires = entering(files, stage.first, stage.dtype, rows_of(stage, self.build, rows, tokens), "raw")
+        recorder.rows(wires[:2], prompt=tokens // 2, batch=2)
+        served_s, shown = _timed(lambda: recorder.rows(wires, prompt=tokens // 2, batch=rows))
         replayer = self._replayer(stage)
         profile = tolerances(stage, self.build, rows=self.calibration_rows, tokens=self.tokens)
-        load_s, _ = _timed(lambda: audit_row(replayer, profile, shown[0].evidence, shown[0].body))
-        audit_s, _ = _timed(lambda: [audit_row(replayer, profile, row.evidence, row.body) for row in shown])
-        return {
-            "served_s": served_s / rows,
-            "audit_s": audit_s / rows,
-            "load_s": load_s - audit_s / rows,
-            "batch": rows,
-        }
+        first_s, _ = _timed(lambda: audit_row(replayer, profile, shown[0].evidence, shown[0].body))
+        audits_s, _ = _timed(lambda: [audit_row(replayer, profile, row.evidence, row.body) for row in shown])
+        audit_s = audits_s / rows
+        return {"served_s": served_s / rows, "audit_s": audit_s, "load_s": first_s - audit_s, "batch": rows}
 
     @property
     def prompt(self) -> int:

@@ -66,7 +66,7 @@ HONEST = tuple(
     AuditedStage(f"{name}, {dtype}", model, first, last, dtype)
     for name, model, first, last in (
         ("SmolLM2, layers 2 to 6", "demo", 2, 7),
-        ("random, 1024 wide", "random", 2, 6),
+        ("random, 1024 wide, layers 2 and 3", "random", 2, 4),
     )
     for dtype in ("float32", "bfloat16", "float16")
 )

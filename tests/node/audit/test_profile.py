@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deserve_models import resolve
 from deserve_node.audit.calibration import FALSE_ALARM, FLOOR, largest_bound, mean_bound
 from deserve_node.audit.errors import ToleranceInvalid
 from deserve_node.audit.profile import StageTolerances, ToleranceProfile, load_profile, save_profile, shipped_profile
@@ -94,6 +95,15 @@ def test_a_stage_that_was_cut_elsewhere_is_held_to_the_loosest_it_touches():
 def test_a_model_without_a_profile_is_told_how_to_get_one():
     with pytest.raises(ToleranceInvalid, match="deserve ledger calibrate"):
         shipped_profile("0" * 64, "float32")
+
+
+def test_the_demo_model_has_one(demo_model):
+    files = resolve("demo")
+    profile = shipped_profile(files.digest, "float32")
+    assert profile.of(0, 6).prints.most < 0.001
+    assert profile.of(24, 30).logits < 0.01
+    assert set(profile.of(6, 12).wire) == {"raw", "bf16", "int8"}
+    assert profile.of(6, 12).wire["int8"].most < 0.1
 
 
 @given(st.lists(st.floats(1e-6, 0.5), min_size=2, max_size=50))
