@@ -1,25 +1,29 @@
-"""A chain as the backend sees it: a few questions with plain answers, and their JSON-RPC form.
+"""A chain as the backend sees it: a few questions with plain answers, and web3 to put them to an endpoint.
 
-`Chain` is small so that tests can put a chain in its place that loses blocks or never answers. Requests are plain
-JSON-RPC over one connection that is kept: web3's provider opens one a request, holds a lock of the whole process while
-it awaits, and refuses the blocks of some chains (long `extraData`).
+`Chain` is small so that tests can put a chain in its place that loses blocks or never answers.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
-import aiohttp
+from eth_typing import Address, BlockNumber, Hash32
+from eth_utils.address import to_canonical_address
+from web3 import AsyncWeb3
+from web3.exceptions import BlockNotFound, ContractLogicError, TransactionNotFound, Web3Exception, Web3RPCError
+from web3.middleware import ExtraDataToPOAMiddleware
+from web3.types import BlockIdentifier, BlockParams, FilterParams, LogReceipt, TxParams
 
 from deserve_ledger.errors import ChainRefused, ChainUnreachable
+from deserve_ledger.evm.provider import SessionProvider
 
 __all__ = ["BlockReference", "Chain", "Log", "Receipt", "RpcChain", "TransactionReverted"]
 
-_TIMEOUT_S = 20.0
+_SHOWN = 200
+
+Answer = TypeVar("Answer")
 
 
 class TransactionReverted(Exception):
@@ -88,108 +92,111 @@ class Chain(Protocol):
 
 
 class RpcChain:
-    """A `Chain` over HTTP."""
+    """A `Chain` over HTTP, through web3."""
 
     def __init__(self, rpc_url: str) -> None:
-        self._rpc_url = rpc_url
-        self._session: aiohttp.ClientSession | None = None
-        self._asked = itertools.count(1)
+        self._provider = SessionProvider(rpc_url)
+        # Without web3's usual middlewares, which ask the chain for its id again and again. This one keeps the long
+        # `extraData` of chains with proof of authority from those who would refuse the block for it.
+        self._eth = AsyncWeb3(self._provider, middleware=[(ExtraDataToPOAMiddleware, "extra_data")]).eth
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._provider.disconnect()
 
     async def chain_id(self) -> int:
-        return int(await self._ask("eth_chainId"), 16)
+        return await self._ask(self._eth.chain_id)
 
     async def block(self, number: int | str) -> BlockReference | None:
-        shown = await self._ask("eth_getBlockByNumber", _height(number), False)
+        shown = await self._ask(_found(self._eth.get_block(_block(number))))
         if shown is None:
             return None
         # A pending block has no hash yet.
-        known = bytes.fromhex(shown["hash"][2:]) if shown.get("hash") else bytes(32)
-        parent, time_s = bytes.fromhex(shown["parentHash"][2:]), int(shown["timestamp"], 16)
-        return BlockReference(int(shown["number"], 16), known, parent, time_s)
+        known = bytes(shown.get("hash") or bytes(32))
+        return BlockReference(shown["number"], known, bytes(shown["parentHash"]), shown["timestamp"])
 
     async def nonce(self, account: bytes, block: int | str = "latest") -> int:
-        return int(await self._ask("eth_getTransactionCount", _hex(account), _height(block)), 16)
+        return await self._ask(self._eth.get_transaction_count(Address(account), _block(block)))
 
     async def ether_wei(self, account: bytes) -> int:
-        return int(await self._ask("eth_getBalance", _hex(account), "latest"), 16)
+        return await self._ask(self._eth.get_balance(Address(account)))
 
     async def fees_wei(self) -> tuple[int, int]:
-        newest = await self._ask("eth_getBlockByNumber", "latest", False)
-        return int(newest.get("baseFeePerGas", "0x0"), 16), int(await self._ask("eth_maxPriorityFeePerGas"), 16)
+        newest = await self._ask(self._eth.get_block("latest"))
+        return newest.get("baseFeePerGas", 0), await self._ask(self._eth.max_priority_fee)
 
     async def call(self, sender: bytes, to: bytes, data: bytes, block: int | str = "latest") -> bytes:
-        message = {"from": _hex(sender), "to": _hex(to), "data": _hex(data)}
-        return bytes.fromhex((await self._ask("eth_call", message, _height(block)))[2:])
+        message: TxParams = {"from": Address(sender), "to": Address(to), "data": data}
+        return bytes(await self._ask(self._eth.call(message, _block(block))))
 
     async def estimate_gas(self, sender: bytes, to: bytes | None, data: bytes) -> int:
-        message = {"from": _hex(sender), "data": _hex(data)} | ({"to": _hex(to)} if to is not None else {})
-        return int(await self._ask("eth_estimateGas", message), 16)
+        message: TxParams = {"from": Address(sender), "data": data}
+        if to is not None:
+            message["to"] = Address(to)
+        return await self._ask(self._eth.estimate_gas(message))
 
     async def send(self, raw: bytes) -> None:
-        await self._ask("eth_sendRawTransaction", _hex(raw))
+        await self._ask(self._eth.send_raw_transaction(raw))
 
     async def is_known(self, transaction: bytes) -> bool:
-        return await self._ask("eth_getTransactionByHash", _hex(transaction)) is not None
+        return await self._ask(_found(self._eth.get_transaction(Hash32(transaction)))) is not None
 
     async def receipt(self, transaction: bytes) -> Receipt | None:
-        shown = await self._ask("eth_getTransactionReceipt", _hex(transaction))
+        shown = await self._ask(_found(self._eth.get_transaction_receipt(Hash32(transaction))))
         if shown is None or shown.get("blockNumber") is None:
             return None
         created = shown.get("contractAddress")
         return Receipt(
             transaction=transaction,
-            block=int(shown["blockNumber"], 16),
-            succeeded=int(shown["status"], 16) == 1,
-            gas_used=int(shown["gasUsed"], 16),
-            contract=bytes.fromhex(created[2:]) if created else None,
+            block=shown["blockNumber"],
+            succeeded=shown["status"] == 1,
+            gas_used=shown["gasUsed"],
+            contract=to_canonical_address(created) if created else None,
             logs=tuple(map(_log, shown["logs"])),
         )
 
     async def logs(self, address: bytes, first: int, last: int) -> Sequence[Log]:
-        query = {"address": _hex(address), "fromBlock": _height(first), "toBlock": _height(last)}
-        return [_log(shown) for shown in await self._ask("eth_getLogs", query)]
+        query: FilterParams = {"address": Address(address), "fromBlock": _block(first), "toBlock": _block(last)}
+        return [_log(shown) for shown in await self._ask(self._eth.get_logs(query))]
 
-    async def _ask(self, method: str, *params: Any) -> Any:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S))
-        request = {"jsonrpc": "2.0", "id": next(self._asked), "method": method, "params": params}
+    async def _ask(self, question: Awaitable[Answer]) -> Answer:
+        """Await it; web3's errors become those of a `Chain`."""
         try:
-            async with self._session.post(self._rpc_url, json=request) as response:
-                answer: Any = json.loads(await response.read())
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            # Also what is no JSON: a proxy's page in place of the endpoint's answer.
-            raise ChainUnreachable(f"{self._rpc_url}: {error or type(error).__name__}") from error
-        if not isinstance(answer, dict) or ("error" not in answer and "result" not in answer):
-            raise ChainUnreachable(f"{self._rpc_url}: answers {method} with {str(answer)[:200]!r}")
-        fault = answer.get("error")
-        if not fault:
-            return answer["result"]
-        message, data = str(fault.get("message", fault)), fault.get("data")
-        if isinstance(data, dict):  # some nodes wrap it once more
-            data = data.get("data")
-        reverted = isinstance(data, str) and data.startswith("0x")
-        if reverted or fault.get("code") == 3 or "revert" in message:
-            raise TransactionReverted(message, bytes.fromhex(data[2:]) if reverted else b"")
-        raise ChainRefused(f"{method}: {message}")
+            return await question
+        except ContractLogicError as error:
+            raise TransactionReverted(error.message or "execution reverted", _revert_data(error.data)) from error
+        except Web3RPCError as error:
+            fault: Any = (error.rpc_response or {}).get("error", {})
+            message = fault.get("message", error.message)
+            # web3 knows the words of geth; others say the same in their own.
+            if "revert" in message.lower():
+                raise TransactionReverted(message, _revert_data(fault.get("data"))) from error
+            raise ChainRefused(message) from error
+        except Web3Exception as error:
+            raise ChainUnreachable(f"{self._provider.endpoint_uri}: {str(error)[:_SHOWN]}") from error
 
 
-def _hex(value: bytes) -> str:
-    return "0x" + value.hex()
+async def _found(question: Awaitable[Answer]) -> Answer | None:
+    try:
+        return await question
+    except (BlockNotFound, TransactionNotFound):
+        return None
 
 
-def _height(number: int | str) -> str:
-    return number if isinstance(number, str) else hex(number)
+def _block(number: int | str) -> BlockIdentifier:
+    return cast(BlockParams, number) if isinstance(number, str) else BlockNumber(number)
 
 
-def _log(shown: Any) -> Log:
+def _revert_data(data: Any) -> bytes:
+    if isinstance(data, dict):  # some nodes wrap it once more
+        data = data.get("data")
+    return bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
+
+
+def _log(shown: LogReceipt) -> Log:
     return Log(
-        block=int(shown["blockNumber"], 16),
-        index=int(shown["logIndex"], 16),
-        topics=tuple(bytes.fromhex(topic[2:]) for topic in shown["topics"]),
-        data=bytes.fromhex(shown["data"][2:]),
-        address=bytes.fromhex(shown["address"][2:]),
+        block=shown["blockNumber"],
+        index=shown["logIndex"],
+        topics=tuple(map(bytes, shown["topics"])),
+        data=bytes(shown["data"]),
+        address=to_canonical_address(shown["address"]),
     )
