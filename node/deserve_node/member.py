@@ -45,8 +45,9 @@ from deserve_node.proof.committer import Committer, StagePosition
 from deserve_node.proof.head import HeadCommitments
 from deserve_node.proof.work_proofs import WorkProofs
 from deserve_node.ring.compute import Compute
+from deserve_node.ring.desk import HeadLinks
 from deserve_node.ring.figures import ring_figures
-from deserve_node.ring.head import Head, HeadLinks
+from deserve_node.ring.head import Head
 from deserve_node.ring.kv_budget import KvBudget
 from deserve_node.ring.neighbours import LINK_DEADLINE_S, Neighbours, first_cause
 from deserve_node.ring.planning import Planner

@@ -36,7 +36,8 @@ from deserve_network.control_messages import Lease, LeasedRow, RowResult
 from deserve_network.ring_messages import RING, Admit, Sampled, SampledToken, StageTiming, Step, Tune
 from deserve_node.engine import PoolShape, StepOutput
 from deserve_node.ring.compute import Computed, StepWork
-from deserve_node.ring.head import Head, HeadLinks
+from deserve_node.ring.desk import HeadLinks
+from deserve_node.ring.head import Head
 from deserve_node.ring.kv_budget import KvBudget
 from deserve_node.ring.planning import Planner
 from deserve_node.ring.scheduler import Scheduler

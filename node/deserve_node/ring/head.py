@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
@@ -22,6 +21,7 @@ from deserve_network.ring_messages import ChunkClosed, RowLabel, Sampled, Step, 
 from deserve_node.errors import NodeError
 from deserve_node.proof.head import HeadCommitments
 from deserve_node.ring.compute import Compute, Computed, StepWork
+from deserve_node.ring.desk import Desk, HeadLinks
 from deserve_node.ring.payload import pack_payload, packed_runs, plain_outputs
 from deserve_node.ring.planning import Planner
 from deserve_node.ring.rows import HeadRow, error_result, open_all, too_large
@@ -33,7 +33,7 @@ from deserve_plan.plan import RingPlan
 from deserve_text.errors import RequestError
 from deserve_text.tokenizer import TextModel
 
-__all__ = ["STEPS_IN_LINE", "Desk", "Head", "RingProtocolError"]
+__all__ = ["STEPS_IN_LINE", "Head", "RingProtocolError"]
 
 log = logging.getLogger(__name__)
 
@@ -48,25 +48,6 @@ one computes, another is ready for when it ends, and pages come in for two steps
 
 class RingProtocolError(NodeError):
     """A stage of this ring sent something that does not belong there."""
-
-
-class Desk(Protocol):
-    """Where rows come from and results go: the coordinator, or a test."""
-
-    def want_rows(self, rows: int, codecs: tuple[str, ...]) -> None:
-        """The ring has room for `rows` more, and would pack those of a new job with the first of `codecs` that the
-        job allows, else raw. Called again only after `Head.add` was."""
-
-    def rows_done(self, results: Sequence[RowResult]) -> None:
-        """Finished rows; the desk keeps them until they are stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeadLinks:
-    """To the next stage, and to and from the tail."""
-
-    next: Link
-    tail: Link
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from deserve_node.proof.head import HeadCommitments
 from deserve_node.proof.receipts import ReceiptKey
 from deserve_node.proof.work_proofs import WorkProofs
 from deserve_node.ring.compute import Compute
-from deserve_node.ring.head import Head, HeadLinks
+from deserve_node.ring.desk import HeadLinks
+from deserve_node.ring.head import Head
 from deserve_node.ring.kv_budget import KvBudget
 from deserve_node.ring.scheduler import Scheduler
 from deserve_node.ring.stage import Stage, Tail
