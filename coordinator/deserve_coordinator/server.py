@@ -26,6 +26,7 @@ from deserve_coordinator.api.settlement import SettlementApi
 from deserve_coordinator.audits.desk import AuditDesk
 from deserve_coordinator.audits.metrics import AuditMetrics
 from deserve_coordinator.audits.opening import open_audits
+from deserve_coordinator.audits.prosecution import Prosecution
 from deserve_coordinator.batch_lines import Check
 from deserve_coordinator.blobs import Blobs
 from deserve_coordinator.config import CoordinatorConfig
@@ -178,6 +179,7 @@ async def run_coordinator(
         )
         settlement: Settlement | None = None
         audits: AuditDesk | None = None
+        prosecution: Prosecution | None = None
         if purse is not None:
             audited = purse.audits.mode != "off"
             settlement = Settlement(
@@ -206,7 +208,7 @@ async def run_coordinator(
                 jobs.wake()
                 wake_money()
 
-            audits = await open_audits(
+            audits, prosecution = await open_audits(
                 store.audits,
                 purse.ledger,
                 supervisor,
@@ -256,6 +258,8 @@ async def run_coordinator(
         if audits is not None:
             collectors.append(AuditMetrics(audits))
             parts_to_run.append(audits)
+        if prosecution is not None:
+            parts_to_run.append(prosecution)
         apis: list[Routes] = [
             FilesApi(store, blobs, clock, config.max_upload_bytes),
             BatchesApi(store, jobs, clock, model.ref.id, desk),

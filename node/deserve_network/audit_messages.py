@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from deserve_network.money_messages import SignedReceipt
 from deserve_network.ring_messages import MAX_CONTEXT, Sampling
 from deserve_network.schema import Max, Min, Table
 
@@ -33,6 +34,7 @@ __all__ = [
     "NoEvidence",
     "RevealRequest",
     "RowEvidence",
+    "Summons",
     "TailEvidence",
 ]
 
@@ -41,6 +43,8 @@ MAX_PART_BYTES = 256 << 10
 PRINT_BYTES = 64
 """Of one token's fingerprint: 16 float32."""
 MAX_SPANS = 1 << 20
+MAX_CHUNKS = 1 << 14
+"""Of one row that a panel votes on."""
 
 Bytes32 = Annotated[bytes, Min(32), Max(32)]
 AuditId = Annotated[bytes, Min(16), Max(16)]
@@ -216,6 +220,22 @@ class AuditDeclined:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Summons:
+    """Coordinator to a node that the ledger drew for a panel: the evidence of a challenge, to be followed by its parts.
+
+    Whoever votes on a stake checks everything: here are the receipts, one for each chunk of the evidence, and what the
+    stage before says of its fingerprints. The challenge names the hash of evidence and parts.
+    """
+
+    challenge: Count
+    row: int
+    header: EvidenceHeader
+    receipts: Annotated[tuple[SignedReceipt, ...], Max(MAX_CHUNKS)]
+    previous_print_roots: Annotated[tuple[Bytes32, ...], Max(MAX_CHUNKS)]
+    """Of each receipt's chunk; zero at the head."""
+
+
 AUDIT = Table(
     "audit",
     {
@@ -228,6 +248,7 @@ AUDIT = Table(
         7: RevealRequest,
         8: AuditReveal,
         9: AuditDeclined,
+        10: Summons,
     },
     max_bytes=16 << 20,
 )

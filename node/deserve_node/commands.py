@@ -112,6 +112,8 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
 @click.option("--price-decode", metavar="AMOUNT", help="Asked per million layer-tokens drawn.  [default: 0]")
 @click.option("--unpaid-chunks", type=click.IntRange(1), help="Chunks done and unpaid at most.  [default: 1]")
 @click.option("--passphrase-file", metavar="FILE", help="Of the receipt key, mode 0600.  [default: ask]")
+@click.option("--operator-keystore", metavar="FILE", help="To vote on panels as the operator.  [default: do not]")
+@click.option("--operator-passphrase-file", metavar="FILE", help="Of that keystore, mode 0600.")
 @click.option("--evidence-disk", help="Disk for what audits may ask about, where work is paid.  [default: 20GiB]")
 @click.option(
     "--tolerances", metavar="FILE", help="To audit others by, from `deserve ledger calibrate`.  [default: ours]"

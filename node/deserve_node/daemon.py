@@ -41,6 +41,8 @@ from deserve_network.links import Links
 from deserve_network.money_messages import CreditNote, ReceiptsStored
 from deserve_node.audit.attendance import AUDIT_NICENESS, attend, clerk_for, judge_for
 from deserve_node.audit.clerk import Clerk
+from deserve_node.audit.juror import Juror
+from deserve_node.audit.votes import Votes
 from deserve_node.background import BackgroundThread
 from deserve_node.errors import NodeError
 from deserve_node.introduction import Introduction, RefusedError, Served, heed_refusal
@@ -99,6 +101,8 @@ class Daemon:
         """Once a coordinator pays."""
         self.clerk: Clerk | None = None
         """For audits, where this node is paid."""
+        self.juror: Juror | None = None
+        """Where its operator's key is here as well."""
         self._auditing = BackgroundThread("audit", niceness=AUDIT_NICENESS)
         self._serving: asyncio.Task[None] | None = None
         self._reports = itertools.count()
@@ -184,7 +188,7 @@ class Daemon:
         if self.proofs is not None:
             key = None if wallet is None else ReceiptKey(wallet.key.secret, wallet.domain, wallet.node_id)
             self.proofs.employ(key, self.engagement)
-        self.clerk = None
+        self.clerk = self.juror = None
         if self.proofs is not None and wallet is not None and ref is not None:
             self.clerk = self._open_clerk(self.proofs, wallet, served)
         if self.engagement is not None:
@@ -197,7 +201,12 @@ class Daemon:
         if self.settings.profile is None:  # a stage that only takes time has no outputs to compare
             model = served.model
             judge = judge_for(served.files, model.dtype, tolerances, self._auditing, self.device, memory)
-        return clerk_for(proofs.evidence, judge, node_id=wallet.node_id, dtype=served.model.dtype)
+        self.juror = None
+        if judge is not None and wallet.operator_ledger is not None:
+            votes = Votes(self.settings.data / "votes")
+            self.juror = Juror(wallet.operator_ledger, wallet.node_id, judge, votes)
+        dtype = served.model.dtype
+        return clerk_for(proofs.evidence, judge, node_id=wallet.node_id, dtype=dtype, juror=self.juror)
 
     async def _take_credit(self, note: CreditNote) -> None:
         """Raises `RefusedError` for a coordinator that is proven to cheat, `ChannelClosed` for a credit of no use."""
@@ -223,6 +232,8 @@ class Daemon:
                     tasks.create_task(self.proofs.deliver(channel.send))
                 if self.clerk is not None:
                     tasks.create_task(attend(self.host, self.settings.coordinator, self.clerk))
+                if self.juror is not None:
+                    tasks.create_task(self.juror.run())
         except ExceptionGroup as group:
             raise first_cause(group.subgroup(RefusedError) or group) from group
 

@@ -177,8 +177,8 @@ class RingMember:
     def _position(self, shard: ShardFacts) -> StagePosition:
         assign, place = self.assign, self.place
         previous = assign.stages[assign.stage - 1].peer_id if assign.stage else ""
-        layers = place.last - place.first
-        return StagePosition(assign.ring, assign.epoch, assign.stage, layers, shard.dtype, shard.hidden_size, previous)
+        stage = (assign.ring, assign.epoch, assign.stage, place.first, place.last)
+        return StagePosition(*stage, shard.dtype, shard.hidden_size, previous)
 
     def _load_or_drop(self) -> LoadedStage:
         """On the loading thread: a membership that ended meanwhile has nobody who would close what was loaded."""

@@ -103,6 +103,9 @@ class NodeSettings:
     """Chunks that may be done and unpaid before this node stops."""
     passphrase_file: str = ""
     """Of the receipt key; readable by its owner only."""
+    operator_keystore: str = ""
+    """Of the operator's account, to vote on panels; empty: this node stays away from them."""
+    operator_passphrase_file: str = ""
     evidence_disk_bytes: int = 20 << 30
     """Of what came to this node and may still be asked for in an audit, where work is paid."""
     tolerances: str = ""
@@ -181,9 +184,10 @@ def _from_file(file: Path) -> dict[str, Any]:
     for key, setting in AMOUNTS.items():
         if key in values:
             values[setting] = parse_bytes(str(values.pop(key)), f"{file}: {key}")
-    if isinstance(paths := values.get("model_paths"), list) and all(type(path) is str for path in paths):
-        values["model_paths"] = tuple(paths)
-    for key in ("join_token_file", "stage_profile", "deployment", "passphrase_file"):
+    if isinstance(found := values.get("model_paths"), list) and all(type(path) is str for path in found):
+        values["model_paths"] = tuple(found)
+    paths = ("join_token_file", "stage_profile", "deployment", "passphrase_file", "tolerances")
+    for key in (*paths, "operator_keystore", "operator_passphrase_file"):
         if isinstance(name := values.get(key), str) and name:
             values[key] = str(file.parent / Path(name).expanduser())
     known = {f.name: f for f in fields(NodeSettings)}
@@ -260,7 +264,9 @@ def _check_pay(settings: NodeSettings) -> None:
             raise SettingsError(f"operator: {settings.operator!r} is no address like 0x5aAe…")
         if not settings.deployment:
             raise SettingsError("deployment: missing; an operator is paid on a ledger, and this file says where it is")
+        if settings.operator_keystore and not settings.operator_passphrase_file:
+            raise SettingsError("operator_passphrase_file: missing; nobody is asked for the passphrase of the operator")
         return
-    for key in ("deployment", "ledger_rpc", "price_prefill", "price_decode", "passphrase_file"):
+    for key in ("deployment", "ledger_rpc", "price_prefill", "price_decode", "passphrase_file", "operator_keystore"):
         if getattr(settings, key):
             raise SettingsError(f"{key}: has no meaning without operator")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from deserve_coordinator.audits import machine
@@ -37,6 +37,7 @@ from deserve_network.audit_messages import (
     EvidenceRequest,
     NoEvidence,
     RevealRequest,
+    Summons,
 )
 from deserve_network.errors import NetworkError
 
@@ -114,7 +115,8 @@ class AuditDesk:
         """Go on where the last process stopped. Before anything else."""
         self.standings = await self._store.standings()
         self._cases = {case.subject.audit: case for case in await self._store.open_cases()}
-        self._spool.sweep(set(self._cases))
+        prosecuted = {case.subject.audit for case, _ in await self._store.to_prosecute()}
+        self._spool.sweep(set(self._cases) | prosecuted)
         for case in list(self._cases.values()):
             for replay in case.replays:
                 if replay.open:
@@ -170,6 +172,13 @@ class AuditDesk:
                 del self._sessions[who.node_id]
             await session.close()
             await self._lose(who.node_id)
+
+    def summon(self, node_id: bytes, summons: Summons, parts: Callable[[], Iterator[EvidencePart]]) -> bool:
+        """Send a node what a panel votes on; False where it is not here."""
+        session = self._sessions.get(node_id)
+        if session is not None:
+            session.send(summons, parts())
+        return session is not None
 
     async def _lose(self, node_id: bytes) -> None:
         if node_id in self._sessions:
@@ -348,7 +357,9 @@ class AuditDesk:
         log.log(level, "audit of %s: %s%s", where, case.outcome, f": {case.reason}" if case.reason else "")
         if case.outcome is Outcome.PASSED and self._canaries.wanted(subject.audit, self._policy.canary_ppm):
             await self._lay_canary(case)
-        self._spool.drop(subject.audit)
+        # What was refuted a panel will want to see.
+        if case.outcome is not Outcome.REFUTED:
+            self._spool.drop(subject.audit)
         for audit in [audit for audit, other in self._cases.items() if other.subject.row in withdrawn]:
             del self._cases[audit]
             self._spool.drop(audit)

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 
 from deserve_coordinator.audits.case import Subject
 from deserve_coordinator.store.audit_queries import SignedPart
-from deserve_coordinator.store.money_records import ReceiptRecord
-from deserve_ledger.commitments import RowPart, climb, digest, print_seed, root_of, row_leaf
-from deserve_ledger.merkle import EMPTY_ROOT
-from deserve_network.audit_messages import PRINT_BYTES, ChunkProof, ChunkSpan, EvidenceHeader, RowEvidence
+from deserve_ledger.commitments import ChunkShown, RowPart, chunk_fault, drawn_in_chunk
+from deserve_network.audit_messages import PRINT_BYTES, ChunkSpan, EvidenceHeader, RowEvidence
 
 __all__ = ["Expected", "evidence_fault", "header_fault"]
 
@@ -75,57 +73,30 @@ def evidence_fault(
     header: EvidenceHeader, read: Read, subject: Subject, expected: Expected, receipts: Sequence[SignedPart]
 ) -> str | None:
     """What of evidence whose header is sound is not under the node's receipts; None where everything is."""
-    evidence = header.evidence
+    evidence, tail = header.evidence, header.evidence.tail
+    layers = (subject.first, subject.last)
     signed = {part.receipt.chunk: part for part in receipts}
     prints_from = evidence.tokens * evidence.token_bytes
     for span, proof in zip(evidence.spans, header.proofs, strict=True):
-        if (part_signed := signed.get(span.chunk)) is None:
-            return f"nothing was signed for chunk {span.chunk}"
-        receipt = part_signed.receipt
+        if (roots := signed.get(span.chunk)) is None:
+            return f"chunk {span.chunk}: nothing was signed for it"
         part = RowPart(subject.job_id, subject.row, subject.lease, header.attempt, span.start, span.count)
         inputs = read(span.start * evidence.token_bytes, span.count * evidence.token_bytes)
-        came = climb(row_leaf(part, digest(inputs)), proof.in_path)
-        # Where the ring ended before the stage before had closed the chunk, its fingerprints are not in it.
-        if receipt.in_root not in (root_of(came, part_signed.previous_print_root), root_of(came, EMPTY_ROOT)):
-            return f"the inputs of chunk {span.chunk} are not those that were signed for"
-        if root_of(receipt.wire_root, receipt.print_root) != receipt.out_root:
-            return f"the receipt for chunk {span.chunk} is not over its own roots"
-        if evidence.tail is None:
+        if tail is None:
             prints = read(prints_from + span.start * PRINT_BYTES, span.count * PRINT_BYTES)
-            fault = _prints_fault(span, proof, receipt, row_leaf(part, digest(prints)))
+            shown = ChunkShown(part, *layers, inputs, proof.in_path, prints, span.seed, proof.print_path)
         else:
-            fault = _drawn_fault(evidence, span, proof, receipt, part)
-        if fault is not None:
-            return fault
+            drawn = drawn_in_chunk(part, len(tail.prompt) + len(tail.generated), tail.drawn)
+            if drawn is None:
+                return f"chunk {span.chunk}: tokens that it drew are missing"
+            first, ids = drawn
+            shown = ChunkShown(
+                part, *layers, inputs, proof.in_path, drawn=ids, first_drawn=first, out_path=proof.out_path
+            )
+        if (fault := chunk_fault(shown, roots.roots)) is not None:
+            return f"chunk {span.chunk}: {fault}"
         if subject.first == 0 and (fault := _ids_fault(inputs, span, expected)) is not None:
             return fault
-    return None
-
-
-def _prints_fault(span: ChunkSpan, proof: ChunkProof, receipt: ReceiptRecord, leaf: bytes) -> str | None:
-    if span.seed != print_seed(receipt.work_id, receipt.wire_root):
-        return f"the fingerprints of chunk {span.chunk} have another seed than what left the stage gives"
-    if climb(leaf, proof.print_path) != receipt.print_root:
-        return f"the fingerprints of chunk {span.chunk} are not those that were signed for"
-    return None
-
-
-def _drawn_fault(
-    evidence: RowEvidence, span: ChunkSpan, proof: ChunkProof, receipt: ReceiptRecord, part: RowPart
-) -> str | None:
-    """A token is drawn by the step that computes the position before it."""
-    assert evidence.tail is not None
-    known = len(evidence.tail.prompt) + len(evidence.tail.generated)
-    first, end = max(span.start + 1, known), span.start + span.count + 1
-    ids = evidence.tail.drawn[first - known : max(first, end) - known]
-    if first >= end:
-        return None
-    if len(ids) != end - first:
-        return f"tokens that chunk {span.chunk} drew are missing"
-    drawn = RowPart(part.job_id, part.row, part.lease, part.attempt, first, len(ids))
-    leaf = row_leaf(drawn, digest(struct.pack(f"<{len(ids)}i", *ids)))
-    if climb(leaf, proof.out_path) != receipt.wire_root:
-        return f"the tokens drawn in chunk {span.chunk} are not those that were signed for"
     return None
 
 

@@ -15,6 +15,7 @@ from deserve_coordinator.audits.desk import AuditDesk, Swarm
 from deserve_coordinator.audits.drawing import Drawing, Randomness
 from deserve_coordinator.audits.evidence import Expected
 from deserve_coordinator.audits.policy import AuditPolicy
+from deserve_coordinator.audits.prosecution import Prosecution
 from deserve_coordinator.audits.spool import Spool
 from deserve_coordinator.store.audits import AuditStore
 from deserve_coordinator.supervisor import Supervisor
@@ -38,9 +39,11 @@ async def open_audits(
     clock: Callable[[], float],
     on_decided: Callable[[], None],
     on_work: Callable[[], None],
-) -> AuditDesk:
-    """A desk that has loaded what an earlier process left. `directory` is for evidence; `secret`, a key of the
-    coordinator's that nobody else has, decides about canaries."""
+) -> tuple[AuditDesk, Prosecution]:
+    """A desk that has loaded what an earlier process left, and what brings its findings to the ledger.
+
+    `directory` is for evidence; `secret`, a key of the coordinator's that nobody else has, decides about canaries.
+    """
     operators: dict[bytes, bytes] = {}
 
     async def operator_of(node_id: bytes) -> bytes:
@@ -52,9 +55,10 @@ async def open_audits(
         codec, tokens = await store.row_expected(subject)
         return Expected(codec, dtype, subject.last == num_layers, tokens)
 
+    spool = Spool(directory)
     desk = AuditDesk(
         store,
-        Spool(directory),
+        spool,
         Drawing(store, policy, Randomness(ledger.beacon, secrets.token_bytes), operator_of, clock),
         Swarm(functools.partial(_candidate, supervisor), supervisor.put_out, supervisor.doubt, expected),
         policy,
@@ -65,7 +69,7 @@ async def open_audits(
         on_work=on_work,
     )
     await desk.load()
-    return desk
+    return desk, Prosecution(ledger, store, spool, desk.summon)
 
 
 def _candidate(supervisor: Supervisor, peer_id: str) -> Candidate | None:

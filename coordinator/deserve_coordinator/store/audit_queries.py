@@ -12,6 +12,7 @@ from deserve_coordinator.audits.case import Case, Kind, Outcome, Phase, Replay, 
 from deserve_coordinator.audits.reputation import Standing
 from deserve_coordinator.store import bill_queries
 from deserve_coordinator.store.money_records import ReceiptRecord
+from deserve_ledger.commitments import ReceiptRoots
 from deserve_ledger.merkle import EMPTY_ROOT
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Undrawn",
     "case",
     "cases",
+    "close_prosecution",
     "committed",
     "decide_rows",
     "note_drawn",
@@ -30,8 +32,10 @@ __all__ = [
     "row_expected",
     "save_case",
     "save_standing",
+    "set_challenge",
     "standing",
     "standings",
+    "to_prosecute",
     "undecided",
     "undrawn",
     "withdraw",
@@ -86,6 +90,12 @@ class SignedPart:
 
     receipt: ReceiptRecord
     previous_print_root: bytes
+
+    @property
+    def roots(self) -> ReceiptRoots:
+        signed = self.receipt
+        own = (signed.in_root, signed.out_root, signed.wire_root, signed.print_root)
+        return ReceiptRoots(signed.work_id, *own, self.previous_print_root)
 
 
 def save_case(c: sqlite3.Connection, saved: Case) -> None:
@@ -168,6 +178,20 @@ def open_cases(c: sqlite3.Connection) -> list[Case]:
 def cases(c: sqlite3.Connection, batch_id: str) -> list[Case]:
     """All of a batch, canaries included."""
     return [_case(c, row) for row in c.execute("SELECT * FROM audits WHERE batch_id = ?", (batch_id,)).fetchall()]
+
+
+def to_prosecute(c: sqlite3.Connection) -> list[tuple[Case, int | None]]:
+    """Refuted audits whose challenge is not over, and its id where it was made."""
+    found = c.execute("SELECT * FROM audits WHERE outcome = 'refuted' AND kind = 'real' AND prosecuted = 0")
+    return [(_case(c, row), row["challenge"]) for row in found.fetchall()]
+
+
+def set_challenge(c: sqlite3.Connection, audit: bytes, challenge: int) -> None:
+    c.execute("UPDATE audits SET challenge = ? WHERE id = ?", (challenge, audit))
+
+
+def close_prosecution(c: sqlite3.Connection, audit: bytes) -> None:
+    c.execute("UPDATE audits SET prosecuted = 1 WHERE id = ?", (audit,))
 
 
 def standing(c: sqlite3.Connection, node_id: bytes) -> Standing:

@@ -68,6 +68,15 @@ class AuditStore:
 
         return await self._database.write(write)
 
+    async def to_prosecute(self) -> list[tuple[Case, int | None]]:
+        return await self._database.read(audit_queries.to_prosecute)
+
+    async def set_challenge(self, audit: bytes, challenge: int) -> None:
+        await self._database.write(lambda c: audit_queries.set_challenge(c, audit, challenge))
+
+    async def close_prosecution(self, audit: bytes) -> None:
+        await self._database.write(lambda c: audit_queries.close_prosecution(c, audit))
+
     async def standings(self) -> dict[bytes, Standing]:
         return await self._database.read(audit_queries.standings)
 

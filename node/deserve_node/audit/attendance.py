@@ -18,6 +18,7 @@ from deserve_network.host import Host
 from deserve_node.audit.clerk import Clerk, Judge
 from deserve_node.audit.errors import ToleranceInvalid
 from deserve_node.audit.exhibit import exhibit
+from deserve_node.audit.juror import Juror
 from deserve_node.audit.profile import load_profile, shipped_profile
 from deserve_node.audit.worker import AuditWorker
 from deserve_node.background import BackgroundThread
@@ -50,9 +51,11 @@ def judge_for(
     return AuditWorker(files, profile, thread, device=device, memory_bytes=memory)
 
 
-def clerk_for(store: EvidenceStore, judge: Judge | None, *, node_id: bytes, dtype: str) -> Clerk:
+def clerk_for(
+    store: EvidenceStore, judge: Judge | None, *, node_id: bytes, dtype: str, juror: Juror | None = None
+) -> Clerk:
     """The clerk of a node that keeps its evidence in `store` and is paid as `node_id`."""
-    return Clerk(functools.partial(exhibit, store, dtype=dtype), judge, node_id=node_id)
+    return Clerk(functools.partial(exhibit, store, dtype=dtype), judge, node_id=node_id, juror=juror)
 
 
 async def attend(host: Host, coordinator: str, clerk: Clerk) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deserve_ledger.draw import PPM, DrawnWork, is_drawn, verdict_commitment
+from deserve_ledger.errors import LedgerError
 from deserve_network.audit_messages import (
     AuditCommit,
     AuditDeclined,
@@ -24,9 +25,11 @@ from deserve_network.audit_messages import (
     NoEvidence,
     RevealRequest,
     RowEvidence,
+    Summons,
 )
 from deserve_network.errors import NetworkError, ProtocolError
 from deserve_node.audit.exhibit import Exhibit
+from deserve_node.audit.juror import Juror
 from deserve_node.audit.verdict import Verdict
 from deserve_node.errors import NodeError
 
@@ -53,13 +56,23 @@ class Judge(Protocol):
 
 
 @dataclass(slots=True)
-class _Task:
-    message: AuditTask
+class _Incoming:
+    """A task or summons whose parts are on their way."""
+
+    message: AuditTask | Summons
     body: bytearray
+
+    @property
+    def audit(self) -> bytes:
+        return self.message.audit if isinstance(self.message, AuditTask) else self.message.header.audit
+
+    @property
+    def evidence(self) -> RowEvidence:
+        return self.message.evidence if isinstance(self.message, AuditTask) else self.message.header.evidence
 
 
 class Clerk:
-    """Of one node, which is paid as `node_id`. `judge` None: it audits nobody.
+    """Of one node, which is paid as `node_id`. `judge` None: it audits nobody; `juror` None: it votes on no challenge.
 
     `show(request)` blocks, and raises `NodeError` where nothing is there.
     """
@@ -70,11 +83,13 @@ class Clerk:
         judge: Judge | None,
         *,
         node_id: bytes,
+        juror: Juror | None = None,
         most_task_bytes: int = MOST_TASK_BYTES,
     ) -> None:
         self._show = show
         self._judge = judge
         self._node_id = node_id
+        self._juror = juror
         self._most_task_bytes = most_task_bytes
         self.heard = 0
         """Messages of the coordinator."""
@@ -87,7 +102,7 @@ class Clerk:
         """Until the channel ends. Raises the `NetworkError` that ended it."""
         asked: asyncio.Queue[EvidenceRequest] = asyncio.Queue()
         verdicts: dict[bytes, AuditReveal] = {}
-        task: _Task | None = None
+        incoming: _Incoming | None = None
         async with asyncio.TaskGroup() as group:
             group.create_task(self._exhibit(channel, asked))
             while True:
@@ -99,27 +114,28 @@ class Clerk:
                     case AuditTask() if message.evidence.body_bytes > self._most_task_bytes or self._judge is None:
                         reason = "it does not audit" if self._judge is None else "the evidence is too large for it"
                         await channel.send(AuditDeclined(message.audit, reason))
-                    case AuditTask():
-                        task = _Task(message, bytearray())
-                    case EvidencePart() if task is not None and message.audit == task.message.audit:
-                        task = self._take(task, message)
-                        if len(task.body) == task.message.evidence.body_bytes:
-                            group.create_task(self._replay(channel, task, verdicts))
-                            task = None
+                    case Summons() if message.header.evidence.body_bytes > self._most_task_bytes or self._juror is None:
+                        log.warning("summoned to challenge %d, on which this node cannot vote", message.challenge)
+                    case AuditTask() | Summons():
+                        incoming = _Incoming(message, bytearray())
+                    case EvidencePart() if incoming is not None and message.audit == incoming.audit:
+                        self._take(incoming, message)
+                        if len(incoming.body) == incoming.evidence.body_bytes:
+                            group.create_task(self._answer(channel, incoming, verdicts))
+                            incoming = None
                     case EvidencePart():
-                        log.debug("a part of a task that this node has declined")
+                        log.debug("a part of what this node has declined")
                     case RevealRequest():
                         if (verdict := verdicts.pop(message.audit, None)) is not None:
                             await channel.send(verdict)
                     case _:
                         raise ProtocolError(f"a coordinator does not send {type(message).__name__}")
 
-    def _take(self, task: _Task, part: EvidencePart) -> _Task:
-        size = len(task.body)
-        if part.offset != size or size + len(part.data) > task.message.evidence.body_bytes:
+    def _take(self, incoming: _Incoming, part: EvidencePart) -> None:
+        size = len(incoming.body)
+        if part.offset != size or size + len(part.data) > incoming.evidence.body_bytes:
             raise ProtocolError(f"a part at {part.offset} where {size} bytes have come")
-        task.body += part.data
-        return task
+        incoming.body += part.data
 
     async def _exhibit(self, channel: AuditChannel, asked: asyncio.Queue[EvidenceRequest]) -> None:
         while True:
@@ -147,12 +163,27 @@ class Clerk:
             self.unfair += 1
             log.warning("row %d of %s is audited, and no draw says so", request.row, request.ring)
 
-    async def _replay(self, channel: AuditChannel, task: _Task, verdicts: dict[bytes, AuditReveal]) -> None:
+    async def _answer(self, channel: AuditChannel, incoming: _Incoming, verdicts: dict[bytes, AuditReveal]) -> None:
+        if isinstance(incoming.message, Summons):
+            await self._vote(incoming.message, memoryview(incoming.body))
+        else:
+            await self._replay(channel, incoming.message, memoryview(incoming.body), verdicts)
+
+    async def _vote(self, summons: Summons, body: memoryview) -> None:
+        assert self._juror is not None
+        try:
+            await self._juror.hear(summons, body)
+        except (LedgerError, NodeError) as error:
+            log.warning("no vote on challenge %d: %s", summons.challenge, error)
+
+    async def _replay(
+        self, channel: AuditChannel, task: AuditTask, body: memoryview, verdicts: dict[bytes, AuditReveal]
+    ) -> None:
         assert self._judge is not None
-        audit = task.message.audit
+        audit = task.audit
         try:
             try:
-                verdict = await self._judge.audit(task.message.evidence, memoryview(task.body))
+                verdict = await self._judge.audit(task.evidence, body)
             except NodeError as error:
                 log.warning("an audit task is declined: %s", error)
                 await channel.send(AuditDeclined(audit, str(error)[:1024]))

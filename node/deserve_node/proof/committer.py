@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import torch
 
+from deserve_ledger.commitments import print_root_of
 from deserve_ledger.identifiers import CHUNK_STEPS, Work, ring_key
 from deserve_ledger.merkle import EMPTY_ROOT
 from deserve_network.ring_messages import Admit, BookedRoots, Chunk, ChunkClosed, RowLabel, Step
@@ -37,16 +38,23 @@ CHUNKS_IN_LINE = 4
 
 @dataclass(frozen=True, slots=True)
 class StagePosition:
-    """Where the stage stands, and what its hidden states are. `previous`: peer id of the stage before, none at the
-    head."""
+    """Where the stage stands, its layers [first, last), and what its hidden states are.
+
+    `previous`: peer id of the stage before, none at the head.
+    """
 
     ring: str
     epoch: int
     stage: int
-    layers: int
+    first: int
+    last: int
     dtype: torch.dtype
     hidden: int
     previous: str = ""
+
+    @property
+    def layers(self) -> int:
+        return self.last - self.first
 
     def work(self, booking: Booking, chunk: int) -> Work:
         where = (ring_key(self.ring), self.epoch, booking.lease, booking.attempt, self.stage, chunk)
@@ -66,6 +74,11 @@ class ClosedWork:
     @property
     def work(self) -> Work:
         return self.position.work(self.booked.booking, self.chunk)
+
+    @property
+    def print_root(self) -> bytes:
+        """Over its fingerprints and its layers."""
+        return print_root_of(self.position.first, self.position.last, self.booked.printed.root)
 
 
 @dataclass(slots=True, eq=False)
@@ -285,7 +298,7 @@ def _booking(roots: BookedRoots) -> Booking:
 
 def _roots(works: Sequence[ClosedWork]) -> tuple[BookedRoots, ...]:
     return tuple(
-        BookedRoots(booking.job_id, booking.lease, booking.attempt, booked.left.root, booked.printed.root)
-        for booked in (work.booked for work in works)
-        for booking in (booked.booking,)
+        BookedRoots(booking.job_id, booking.lease, booking.attempt, work.booked.left.root, work.print_root)
+        for work in works
+        for booking in (work.booked.booking,)
     )

@@ -177,7 +177,7 @@ def _receipt(work: ClosedWork, node_id: bytes) -> WorkReceipt:
         work.work.work_id,
         node_id,
         root_of(booked.came.root, work.previous_print_root),
-        root_of(booked.left.root, booked.printed.root),
+        root_of(booked.left.root, work.print_root),
         booked.tokens * work.position.layers,
     )
 
@@ -199,7 +199,7 @@ def _signed(work: ClosedWork, receipt: WorkReceipt, signature: bytes) -> SignedR
         units=receipt.units,
         signature=signature,
         wire_root=booked.left.root,
-        print_root=booked.printed.root,
+        print_root=work.print_root,
         prefill_units=booked.prefill_tokens * position.layers,
         first_row=min(keys),
         last_row=max(keys),

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 import msgpack  # type: ignore[import-untyped]
 
-from deserve_ledger.commitments import climb, digest, root_of
+from deserve_ledger.commitments import climb, digest, print_root_of, root_of
+from deserve_ledger.merkle import EMPTY_ROOT
 from deserve_network.money_messages import SignedReceipt
 from deserve_network.ring_messages import RowLabel
 from deserve_node.proof.commitment import PRINT_BYTES, RowWork, Stretch, leaf_of
@@ -104,6 +105,7 @@ def check_record(
     prints: bytes,
     receipt: SignedReceipt,
     previous_print_root: bytes,
+    layers: tuple[int, int],
 ) -> None:
     """Raises `EvidenceError` where this is not what `receipt` commits to. Its signature is the caller's to check."""
     if (record.chunk, record.wire_root) != (receipt.chunk, receipt.wire_root):
@@ -117,10 +119,12 @@ def check_record(
     left = None if record.left is None else climb(leaf_of(label, record.left), record.left_proof)
     if left is not None and left != receipt.wire_root:
         raise EvidenceError("what left is not under the receipt's outRoot")
+    printed = EMPTY_ROOT
     if record.printed is not None:
         _check(record.printed, prints, "the fingerprints")
-        if climb(leaf_of(label, record.printed), record.print_proof) != receipt.print_root:
-            raise EvidenceError("the fingerprints are not under the receipt's outRoot")
+        printed = climb(leaf_of(label, record.printed), record.print_proof)
+    if print_root_of(*layers, printed) != receipt.print_root:
+        raise EvidenceError("the fingerprints are not under the receipt's outRoot")
 
 
 def _check(stretch: Stretch, data: bytes, what: str) -> None:

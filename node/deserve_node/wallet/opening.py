@@ -8,7 +8,8 @@ from pathlib import Path
 
 from deserve_ledger.amounts import parse_amount
 from deserve_ledger.deployment import Deployment, read_deployment
-from deserve_ledger.errors import InvalidField, LedgerError
+from deserve_ledger.errors import InvalidField, KeystoreError, LedgerError
+from deserve_ledger.keystore import Key, obtain_passphrase, open_keystore
 from deserve_ledger.opening import opened_ledger
 from deserve_ledger.prices import Prices
 from deserve_network.identity import Identity
@@ -29,6 +30,18 @@ def read_prices(settings: NodeSettings, deployment: Deployment) -> Prices:
     except InvalidField as error:
         raise SettingsError(str(error)) from error
     return Prices(prefill, decode)
+
+
+def _operator_key(settings: NodeSettings, operator: bytes) -> Key:
+    """Raises `WalletUnusable`."""
+    try:
+        passphrase = obtain_passphrase(Path(settings.operator_passphrase_file), purpose=settings.operator_keystore)
+        key = open_keystore(Path(settings.operator_keystore), passphrase)
+    except KeystoreError as error:
+        raise WalletUnusable(f"operator_keystore: {error}") from error
+    if key.address != operator:
+        raise WalletUnusable(f"operator_keystore: the key of 0x{key.address.hex()}, not of the operator")
+    return key
 
 
 @asynccontextmanager
@@ -53,6 +66,13 @@ async def opened_wallet(settings: NodeSettings, identity: Identity, passphrase: 
         except LedgerError as error:
             raise WalletUnusable(f"ledger: {error}") from error
         operator = bytes.fromhex(settings.operator[2:])
+        operator_ledger = None
+        if settings.operator_keystore:
+            operator_key = _operator_key(settings, operator)
+            state = settings.data / "operator-ledger"
+            operator_ledger = await stack.enter_async_context(
+                opened_ledger(deployment, operator_key, state, url=settings.ledger_rpc or None)
+            )
         wallet = Wallet.open(
             settings.data,
             key,
@@ -62,6 +82,7 @@ async def opened_wallet(settings: NodeSettings, identity: Identity, passphrase: 
             prices,
             ledger,
             most_chunks=settings.unpaid_chunks,
+            operator_ledger=operator_ledger,
         )
         stack.callback(wallet.close)
         yield wallet

@@ -12,6 +12,7 @@ from pathlib import Path
 from deserve_ledger.binding import Binding, bind
 from deserve_ledger.eip712 import Domain
 from deserve_ledger.errors import KeystoreError
+from deserve_ledger.interface import Ledger
 from deserve_ledger.keystore import STANDARD_SCRYPT_N, Key, create_keystore, open_keystore
 from deserve_ledger.prices import Prices
 from deserve_network import money_messages
@@ -52,6 +53,8 @@ class Wallet:
     ledger: Reservations
     most_chunks: int
     patience: Patience
+    operator_ledger: Ledger | None = None
+    """As the operator's account sees it, where its key is here: to vote on panels."""
 
     @classmethod
     def open(
@@ -66,11 +69,12 @@ class Wallet:
         *,
         most_chunks: int = 1,
         patience: Patience | None = None,
+        operator_ledger: Ledger | None = None,
     ) -> Wallet:
         """Raises `WalletUnusable` where its file cannot be used."""
         binding = bind(domain, operator, identity.secret, key, NONCE)
         store = WalletStore(data / STORE_FILE)
-        return cls(key, binding, domain, prices, store, ledger, most_chunks, patience or Patience())
+        return cls(key, binding, domain, prices, store, ledger, most_chunks, patience or Patience(), operator_ledger)
 
     @property
     def node_id(self) -> bytes:

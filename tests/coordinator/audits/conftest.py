@@ -26,7 +26,7 @@ from deserve_coordinator.money.tariff import RowSize, StageTerms
 from deserve_coordinator.store.money_records import NewEscrow, ReceiptRecord
 from deserve_coordinator.store.records import FinishedRow, NewBatch, NewRow
 from deserve_coordinator.store.sqlite import SqliteStore
-from deserve_ledger.commitments import RowPart, digest, hash_pair, print_seed, root_of, row_leaf
+from deserve_ledger.commitments import RowPart, digest, hash_pair, print_root_of, print_seed, root_of, row_leaf
 from deserve_ledger.draw import verdict_commitment
 from deserve_ledger.identifiers import Work, ring_key
 from deserve_ledger.merkle import MerkleTree
@@ -102,8 +102,12 @@ class Stage:
     def printed(self) -> MerkleTree:
         return self.tree(self.prints) if not self.is_tail else MerkleTree([])
 
+    @property
+    def print_root(self) -> bytes:
+        return print_root_of(2 * self.index, 2 * self.index + 2, self.printed.root)
+
     def receipt(self, owner: str) -> ReceiptRecord:
-        wire, printed = self.wire.root, self.printed.root
+        wire, printed = self.wire.root, self.print_root
         return ReceiptRecord(
             self.work.work_id,
             node_id(owner),
@@ -167,7 +171,7 @@ def computed(lease: int, rows: list[int], epoch: int) -> list[Stage]:
             stage.sent[row] = following.came[row]
         stages[-1].sent[row] = struct.pack("<4i", *range(PROMPT, PROMPT + COMPLETION))
     for stage, following in itertools.pairwise(stages):
-        following.previous_print_root = stage.printed.root
+        following.previous_print_root = stage.print_root
     return stages
 
 

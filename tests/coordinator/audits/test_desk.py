@@ -144,9 +144,9 @@ async def test_a_node_that_is_away_is_asked_when_it_comes_back(bench: Any) -> No
 @pytest.mark.parametrize(
     ("part", "fault"),
     [
-        ("input", "the inputs of chunk 0 are not those that were signed for"),
-        ("print", "the fingerprints of chunk 0 are not those that were signed for"),
-        ("seed", "the fingerprints of chunk 0 have another seed than what left the stage gives"),
+        ("input", "chunk 0: the inputs are not those that were signed for"),
+        ("print", "chunk 0: the fingerprints, or the layers, are not those that were signed for"),
+        ("seed", "chunk 0: the fingerprints have another seed than what left the stage gives"),
         ("short", "3 of 8 tokens are there"),
         ("layers", "it is of other layers"),
     ],
@@ -193,7 +193,7 @@ async def test_a_tail_whose_drawn_tokens_are_not_those_it_signed_is_found(bench:
         return replace(header, evidence=replace(header.evidence, tail=tail)), body
 
     liar.show = lie
-    fault = "the tokens drawn in chunk 0 are not those that were signed for"
+    fault = "chunk 0: the drawn tokens are not those that were signed for"
     await bench.until(lambda: any(case.reason == fault for case in bench.desk._cases.values()))
 
 
@@ -215,7 +215,7 @@ async def test_work_that_a_stage_does_not_sign_for_is_asked_for_whatever_the_dra
     await bench.desk.step()
     assert await bench.cases() == []
     bench.now_s += bench.policy.receipts_s
-    await bench.until(lambda: any("nothing was signed" in case.reason for case in bench.desk._cases.values()))
+    await bench.until(lambda: any("nothing was signed for it" in case.reason for case in bench.desk._cases.values()))
     # Its neighbour's receipts count for nothing without its own: both are asked, and one has an answer.
     asked = {case.subject.stage for case in await bench.cases()}
     assert 2 in asked

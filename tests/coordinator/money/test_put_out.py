@@ -43,7 +43,7 @@ def policy() -> MoneyPolicy:
 
 @pytest.fixture
 async def desk(market: Any, tmp_path: Path) -> Any:
-    opened = await open_audits(
+    opened, _ = await open_audits(
         market.store.audits,
         market.ledger,
         market.supervisor,

@@ -118,7 +118,9 @@ class Ring:
                 shard = compute.engine.shard
                 previous = f"peer-{stage - 1}" if stage else ""
                 layers = LAYERS // count
-                position = StagePosition("r", epoch, stage, layers, shard.dtype, shard.hidden_size, previous)
+                position = StagePosition(
+                    "r", epoch, stage, stage * layers, (stage + 1) * layers, shard.dtype, shard.hidden_size, previous
+                )
                 self.committers.append(proofs.committer(position))
         committers = self.committers or [None] * count
         self.desk = Desk()

@@ -20,7 +20,7 @@ from deserve_node.proof.passage import Passage, Run
 from deserve_node.proof.record import check_record
 
 HIDDEN = 4
-POSITION = StagePosition("r", 1, 1, 2, torch.float32, HIDDEN, "peer-0")
+POSITION = StagePosition("r", 1, 1, 2, 4, torch.float32, HIDDEN, "peer-0")
 
 
 def work_of(*rows, chunk=0, start=0, tokens=8):
@@ -188,7 +188,7 @@ async def test_evidence_of_a_ring_is_under_the_receipts_and_only_as_it_was(ring_
             prints = evidence.read(key, record.offset + record.input_bytes, record.print_bytes)
             signed = receipts[record.chunk, JOB, 1, 0]
             previous = signed[stage - 1].print_root if stage else bytes(32)
-            check_record(record, label, inputs, prints, signed[stage], previous)
+            check_record(record, label, inputs, prints, signed[stage], previous, (2 * stage, 2 * stage + 2))
             for wrong in (
                 (record, label, inputs[:-1] + b"\xff", prints),
                 (record, dataclasses.replace(label, row=2), inputs, prints),
@@ -197,7 +197,9 @@ async def test_evidence_of_a_ring_is_under_the_receipts_and_only_as_it_was(ring_
                 *([(record, label, inputs, b"\xff" + prints[1:])] if prints else []),
             ):
                 with pytest.raises(EvidenceError):
-                    check_record(*wrong, signed[stage], previous)
+                    check_record(*wrong, signed[stage], previous, (2 * stage, 2 * stage + 2))
+            with pytest.raises(EvidenceError):
+                check_record(record, label, inputs, prints, signed[stage], previous, (2 * stage, 2 * stage + 1))
             if codec == "raw" and stage < 3:
                 following = ring.proofs[stage + 1].evidence
                 next_key = dataclasses.replace(key, stage=stage + 1)

@@ -24,7 +24,7 @@ from deserve_node.proof.errors import ContradictionError
 from deserve_node.proof.passage import Passage, Run, ids_run
 from deserve_node.proof.receipts import KEPT_S, ReceiptBook
 
-POSITION = StagePosition("r", 1, 0, 3, torch.float32, 4)
+POSITION = StagePosition("r", 1, 0, 0, 3, torch.float32, 4)
 KEY = key_of(0)
 
 
@@ -66,7 +66,7 @@ def test_the_same_work_is_signed_once_and_other_content_never(book):
 
 
 def test_a_row_that_is_computed_again_under_another_epoch_lease_attempt_or_chunk_is_other_work(book):
-    later = StagePosition("r", 2, 0, 3, torch.float32, 4)
+    later = StagePosition("r", 2, 0, 0, 3, torch.float32, 4)
     again = [works_of(byte=2, chunk=1), works_of(byte=3, lease=2), works_of(byte=4, position=later)]
     signed = [book.sign(works, KEY) for works in (works_of(), *again)]
     assert len({work.work.work_id for ((work, _),) in signed}) == 4
