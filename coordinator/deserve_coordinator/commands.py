@@ -58,6 +58,7 @@ coordinator.add_command(account)
 )
 @click.option("--deployment", type=click.Path(path_type=Path), help="Where the ledger is; without one, kept here.")
 @click.option("--rpc-url", help="Instead of the deployment's.")
+@click.option("--confirmations", metavar="N|finalized", help="Blocks on top of one that is final; default: usual.")
 @click.option("--keystore", type=click.Path(path_type=Path), help="The key of this coordinator's account.")
 @click.option("--passphrase-file", type=click.Path(path_type=Path), help="Of the keystore; default: asked for.")
 @click.option("--ledger-terms", type=click.Path(path_type=Path), help="TOML with terms of a new embedded ledger.")
@@ -128,7 +129,15 @@ def _ledger(flags: dict[str, Any]) -> Any:
     from deserve_coordinator.errors import ConfigurationError
 
     if flags["ledger"] == "none":
-        for name in ("deployment", "rpc_url", "keystore", "passphrase_file", "ledger_terms", "exposure"):
+        for name in (
+            "deployment",
+            "rpc_url",
+            "confirmations",
+            "keystore",
+            "passphrase_file",
+            "ledger_terms",
+            "exposure",
+        ):
             if flags[name] is not None:
                 raise ConfigurationError(f"--{name.replace('_', '-')}: has no effect without --ledger")
         return None
@@ -136,11 +145,20 @@ def _ledger(flags: dict[str, Any]) -> Any:
     from deserve_coordinator.money.embedded_journal import DEFAULT_TERMS, read_terms
     from deserve_coordinator.money.opening import LedgerConfig
     from deserve_coordinator.money.policy import MoneyPolicy, parse_margin
+    from deserve_ledger.errors import InvalidField
+    from deserve_ledger.finality import parse_confirmations
 
     if flags["keystore"] is None:
         raise ConfigurationError("--keystore: a ledger needs the key of this coordinator's account")
     if flags["ledger"] == "evm" and flags["deployment"] is None:
         raise ConfigurationError("--deployment: where the contract is; `deserve ledger deploy` writes the file")
+    if flags["ledger"] == "embedded" and flags["confirmations"] is not None:
+        raise ConfigurationError("--confirmations: has no effect on an embedded ledger")
+    try:
+        named = flags["confirmations"]
+        confirmations = None if named is None else parse_confirmations("--confirmations", named)
+    except InvalidField as error:
+        raise ConfigurationError(str(error)) from error
     policy = MoneyPolicy(
         margin_ppm=parse_margin(flags["price_margin"]),
         exposure=flags["exposure"],
@@ -154,6 +172,7 @@ def _ledger(flags: dict[str, Any]) -> Any:
         flags["keystore"],
         flags["passphrase_file"],
         rpc_url=flags["rpc_url"],
+        confirmations=confirmations,
         terms=read_terms(flags["ledger_terms"]) if flags["ledger_terms"] else DEFAULT_TERMS,
         policy=policy,
         audits=AuditPolicy(mode=flags["audit"]),

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from deserve_ledger.errors import InvalidField, KeystoreError, LedgerError
+from deserve_ledger.finality import Confirmations, parse_confirmations
 
 if TYPE_CHECKING:
     from deserve_ledger.deployment import Deployment
     from deserve_ledger.interface import Ledger
     from deserve_ledger.keystore import Key
 
-__all__ = ["ADDRESS", "AS_JSON", "LedgerFlags", "ledger_flags", "run", "show", "waiting"]
+__all__ = ["ADDRESS", "AS_JSON", "CONFIRMATIONS", "LedgerFlags", "ledger_flags", "run", "show", "waiting"]
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 _FIRST_WORD_S = 2.0
@@ -51,6 +52,21 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # not generic before 
 ADDRESS = Address()
 
 
+def _confirmations(ctx: click.Context, param: click.Parameter, value: str | None) -> Confirmations | None:
+    try:
+        return None if value is None else parse_confirmations("--confirmations", value)
+    except InvalidField as error:
+        raise click.UsageError(str(error)) from error
+
+
+CONFIRMATIONS = click.option(
+    "--confirmations",
+    metavar="N|finalized",
+    callback=_confirmations,
+    help="Blocks on top of one that counts as final.  [default: 12; 0 on development chains]",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerFlags:
     deployment: Path | None
@@ -59,6 +75,7 @@ class LedgerFlags:
     keystore: Path | None
     passphrase_file: Path | None
     state: Path | None
+    confirmations: Confirmations | None = None
 
     async def place(self) -> Deployment:
         """Where the ledger is. Raises `click.UsageError` and `LedgerError`."""
@@ -96,7 +113,8 @@ class LedgerFlags:
         from deserve_ledger.opening import opened_ledger
 
         key, place = self.unlock(), await self.place()
-        async with opened_ledger(place, key, self.state_folder(), url=self.rpc_url) as ledger:
+        opening = opened_ledger(place, key, self.state_folder(), url=self.rpc_url, confirmations=self.confirmations)
+        async with opening as ledger:
             yield ledger, place
 
     @asynccontextmanager
@@ -109,7 +127,10 @@ class LedgerFlags:
 
         place = await self.place()
         with tempfile.TemporaryDirectory(prefix="deserve-ledger-") as folder:
-            async with opened_ledger(place, Key.generate(), Path(folder), url=self.rpc_url) as ledger:
+            opening = opened_ledger(
+                place, Key.generate(), Path(folder), url=self.rpc_url, confirmations=self.confirmations
+            )
+            async with opening as ledger:
                 yield ledger, place
 
 
@@ -127,6 +148,7 @@ def ledger_flags(command: Command) -> Command:
         type=click.Path(path_type=Path, file_okay=False),
         help="Where calls under way are remembered.  [default: beside the key]",
     )
+    @CONFIRMATIONS
     @functools.wraps(command)
     def wrapped(**given: Any) -> Any:
         names = LedgerFlags.__dataclass_fields__

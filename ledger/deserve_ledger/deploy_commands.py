@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deserve_ledger.account_options import ADDRESS, AS_JSON, LedgerFlags, ledger_flags, run, show, waiting
+from deserve_ledger.account_options import (
+    ADDRESS,
+    AS_JSON,
+    CONFIRMATIONS,
+    LedgerFlags,
+    ledger_flags,
+    run,
+    show,
+    waiting,
+)
 from deserve_ledger.devnet.accounts import development_key
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ _AMOUNTS = ("min_stake", "challenge_bond")
 @click.option("--reveal-period-s", type=int, default=6 * _HOUR_S, show_default=True, help="Of a panel's votes.")
 @click.option("--min-stake", default="100", show_default=True, help="Of a node, in tokens.")
 @click.option("--challenge-bond", default="10", show_default=True, help="In tokens.")
+@CONFIRMATIONS
 @AS_JSON
 def deploy(**given: Any) -> None:
     """Make the contract. Its terms are fixed for good, and nobody has a say in it afterwards.
@@ -87,11 +97,13 @@ async def _deploy(given: dict[str, Any]) -> Deployment:
     else:
         secret, state = flags.unlock().secret, flags.state_folder()
     terms = Terms(**{**periods, **amounts})
-    return await waiting("deploy", contracts.deploy(url, secret, terms, token=token, state=state))
+    return await waiting(
+        "deploy", contracts.deploy(url, secret, terms, token=token, state=state, confirmations=given["confirmations"])
+    )
 
 
 def _check_development(chain_id: int, why: str) -> None:
-    from deserve_ledger.evm.sender import DEVELOPMENT_CHAINS
+    from deserve_ledger.finality import DEVELOPMENT_CHAINS
 
     if chain_id not in DEVELOPMENT_CHAINS:
         raise click.UsageError(f"{why} Chain {chain_id} is no development chain")

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from deserve_ledger.deployment import Deployment
+from deserve_ledger.finality import Confirmations
 from deserve_ledger.interface import Ledger
 from deserve_ledger.keystore import Key
 
@@ -16,12 +17,18 @@ __all__ = ["opened_ledger"]
 
 @asynccontextmanager
 async def opened_ledger(
-    deployment: Deployment, key: Key, state: Path, *, url: str | None = None
+    deployment: Deployment,
+    key: Key,
+    state: Path,
+    *,
+    url: str | None = None,
+    confirmations: Confirmations | None = None,
 ) -> AsyncIterator[Ledger]:
     """The ledger as the account of `key` sees it.
 
     `state` is a directory of this account's own, where calls under way are remembered; `url` replaces the deployment's.
-    Raises `ChainUnreachable`, and `RolledBack` where a journal is not what its owner signed before.
+    `confirmations` is what makes a chain's block final; None: what is usual there. Raises `ChainUnreachable`, and
+    `RolledBack` where a journal is not what its owner signed before.
     """
     url = url or deployment.url
     await asyncio.to_thread(lambda: state.mkdir(parents=True, exist_ok=True, mode=0o700))
@@ -31,7 +38,14 @@ async def opened_ledger(
         return
     from deserve_ledger.evm.ledger import EvmLedger
 
-    chain = await EvmLedger.open(url, deployment.contract, key.secret, state=state, first_block=deployment.block)
+    chain = await EvmLedger.open(
+        url,
+        deployment.contract,
+        key.secret,
+        state=state,
+        confirmations=confirmations,
+        first_block=deployment.block,
+    )
     try:
         yield chain
     finally:

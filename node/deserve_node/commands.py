@@ -38,6 +38,7 @@ name = {name}
 # join_token_file = "join_token"        # mode 0600, where the coordinator asks for a token
 # operator = "0x…"                      # account that is paid; default: none, this node works for nothing
 # deployment = "deployment.json"        # where the ledger is, as whoever deployed it hands it out
+# confirmations = "finalized"           # or a number of blocks; default: what is usual on that chain
 # price_prefill = "0.1"                 # tokens of money per million layer-tokens, at least
 # price_decode = "0.5"
 # passphrase_file = "passphrase"        # mode 0600, of the receipt key; default: asked at the start
@@ -108,6 +109,7 @@ def init(data: Path, coordinator: str, name: str, as_json: bool) -> None:
 @click.option("--operator", metavar="ADDRESS", help="Account that is paid for the work.  [default: nobody is]")
 @click.option("--deployment", metavar="FILE", help="Where the ledger is.")
 @click.option("--ledger-rpc", metavar="URL", help="Where to reach it, instead of where the deployment says.")
+@click.option("--confirmations", metavar="N|finalized", help="Blocks on top of one that is final.  [default: usual]")
 @click.option("--price-prefill", metavar="AMOUNT", help="Asked per million layer-tokens of prompts.  [default: 0]")
 @click.option("--price-decode", metavar="AMOUNT", help="Asked per million layer-tokens drawn.  [default: 0]")
 @click.option("--unpaid-chunks", type=click.IntRange(1), help="Chunks done and unpaid at most.  [default: 1]")

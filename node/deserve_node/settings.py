@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from deserve_ledger.errors import InvalidField
+from deserve_ledger.finality import Confirmations, parse_confirmations
 from deserve_network.congestion import check_congestion
 from deserve_network.errors import CongestionError
 from deserve_node.errors import NodeError
@@ -96,6 +98,8 @@ class NodeSettings:
     """A file that says where the ledger is, see `deserve_ledger.deployment`."""
     ledger_rpc: str = ""
     """Where to reach it instead of where that file says."""
+    confirmations: str = ""
+    """Blocks on top of one that counts as final there, or "finalized"; empty: what is usual on that chain."""
     price_prefill: str = ""
     price_decode: str = ""
     """Whole tokens per million layer-tokens that this node asks at least, such as 0.25; empty: nothing."""
@@ -131,6 +135,14 @@ class NodeSettings:
             return PlanOverrides.parse(self.plan)
         except ValueError as error:
             raise SettingsError(f"plan: {error}") from error
+
+    @property
+    def finality(self) -> Confirmations | None:
+        """What `confirmations` says. Raises `SettingsError`."""
+        try:
+            return parse_confirmations("confirmations", self.confirmations) if self.confirmations else None
+        except InvalidField as error:
+            raise SettingsError(str(error)) from error
 
     @property
     def profile(self) -> RingProfile | None:
@@ -266,7 +278,9 @@ def _check_pay(settings: NodeSettings) -> None:
             raise SettingsError("deployment: missing; an operator is paid on a ledger, and this file says where it is")
         if settings.operator_keystore and not settings.operator_passphrase_file:
             raise SettingsError("operator_passphrase_file: missing; nobody is asked for the passphrase of the operator")
+        _ = settings.finality
         return
-    for key in ("deployment", "ledger_rpc", "price_prefill", "price_decode", "passphrase_file", "operator_keystore"):
+    prices = ("price_prefill", "price_decode")
+    for key in ("deployment", "ledger_rpc", "confirmations", *prices, "passphrase_file", "operator_keystore"):
         if getattr(settings, key):
             raise SettingsError(f"{key}: has no meaning without operator")

@@ -19,7 +19,8 @@ from deserve_ledger.devnet.faucet import give
 from deserve_ledger.devnet.threaded import threaded_devnet
 from deserve_ledger.evm.deploy import deploy
 from deserve_ledger.evm.ledger import EvmLedger
-from deserve_ledger.evm.sender import Confirmations, Pace
+from deserve_ledger.evm.sender import Pace
+from deserve_ledger.finality import Confirmations
 from deserve_ledger.records import Terms
 
 FUNDS = 10**24

@@ -15,6 +15,7 @@ from deserve_coordinator.money.policy import MoneyPolicy
 from deserve_ledger.deployment import read_deployment
 from deserve_ledger.embedded.local import OwnedJournal
 from deserve_ledger.errors import InvalidField, KeystoreError
+from deserve_ledger.finality import Confirmations
 from deserve_ledger.interface import Ledger
 from deserve_ledger.keystore import Key, obtain_passphrase, open_keystore
 from deserve_ledger.records import Terms
@@ -32,6 +33,8 @@ class LedgerConfig:
     passphrase_file: Path | None = None
     rpc_url: str | None = None
     """Instead of the deployment's."""
+    confirmations: Confirmations | None = None
+    """Blocks on top of one that counts as final; None: what is usual on that chain."""
     terms: Terms = DEFAULT_TERMS
     """Of an embedded ledger that begins now."""
     policy: MoneyPolicy = field(default_factory=MoneyPolicy)
@@ -70,7 +73,8 @@ async def opened_purse(config: LedgerConfig, data: Path) -> AsyncIterator[Purse]
         return
     from deserve_ledger.opening import opened_ledger
 
-    async with opened_ledger(deployment, key, state, url=config.rpc_url) as ledger:
+    opening = opened_ledger(deployment, key, state, url=config.rpc_url, confirmations=config.confirmations)
+    async with opening as ledger:
         yield Purse(ledger, key, config.policy, config.audits)
 
 

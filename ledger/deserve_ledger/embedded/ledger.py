@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -31,6 +32,8 @@ from deserve_ledger.records import (
 )
 
 __all__ = ["EmbeddedLedger"]
+
+log = logging.getLogger(__name__)
 
 _VALID_S = 300
 _SIGNINGS = 5
@@ -70,6 +73,7 @@ class EmbeddedLedger:
             if unheard is not None:
                 settled = await self._send_again(unheard, wanted=unheard.call == encoded)
                 if settled is not None and unheard.call == encoded:
+                    log.warning("an identical call was interrupted: that one is finished, no second made")
                     return settled
             for _ in range(_SIGNINGS):
                 signed = await self._sign(call)

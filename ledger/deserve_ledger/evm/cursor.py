@@ -13,7 +13,8 @@ from pathlib import Path
 from deserve_ledger.errors import Reorganised
 from deserve_ledger.evm.abi import Interface
 from deserve_ledger.evm.chain import Chain, Log
-from deserve_ledger.evm.sender import Confirmations, final_height
+from deserve_ledger.evm.sender import final_height
+from deserve_ledger.finality import Confirmations
 from deserve_ledger.records import Event
 
 __all__ = ["EventCursor", "block_of", "position_of"]

@@ -14,7 +14,8 @@ from deserve_ledger.evm.abi import ledger_interface, token_interface
 from deserve_ledger.evm.chain import Chain, RpcChain, TransactionReverted
 from deserve_ledger.evm.ledger import agreement, outbox_file, refusal_name
 from deserve_ledger.evm.outbox import Outbox
-from deserve_ledger.evm.sender import Confirmations, Pace, Sender, usual_confirmations
+from deserve_ledger.evm.sender import Pace, Sender
+from deserve_ledger.finality import Confirmations, usual_confirmations
 from deserve_ledger.records import Terms
 
 __all__ = ["TEST_TOKEN_SUPPLY", "ask", "deploy", "describe"]

@@ -18,7 +18,8 @@ from deserve_ledger.evm.abi import ledger_interface, token_interface
 from deserve_ledger.evm.chain import Chain, Receipt, RpcChain, TransactionReverted
 from deserve_ledger.evm.cursor import EventCursor
 from deserve_ledger.evm.outbox import Outbox
-from deserve_ledger.evm.sender import Confirmations, Pace, Sender, usual_confirmations
+from deserve_ledger.evm.sender import Pace, Sender
+from deserve_ledger.finality import Confirmations, usual_confirmations
 from deserve_ledger.records import (
     ChallengeRecord,
     CoordinatorRecord,

@@ -12,17 +12,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from deserve_ledger.errors import ChainRefused, ChainUnreachable, Refused, Unfunded, Unsettled
 from deserve_ledger.evm.chain import Chain, Receipt, TransactionReverted
 from deserve_ledger.evm.outbox import Attempt, Entry, Outbox
+from deserve_ledger.finality import Confirmations
 
-__all__ = ["DEVELOPMENT_CHAINS", "Confirmations", "Pace", "Sender", "final_height", "usual_confirmations"]
+__all__ = ["Pace", "Sender", "final_height"]
 
 log = logging.getLogger(__name__)
 
-DEVELOPMENT_CHAINS = (1337, 31337)
 _KNOWN_ALREADY = ("already known", "known transaction", "already imported", "nonce too low", "underpriced")
 """What nodes say of a transaction that they have, or that has happened. Its receipt says which."""
 
@@ -36,15 +35,6 @@ class Pace:
     """After this long without a block, the next attempt pays an eighth more (nodes want a tenth)."""
     give_up_after_s: float = 1800.0
     """Then the caller is told `Unsettled`. The transaction may still happen, and is found when asked for again."""
-
-
-Confirmations = int | Literal["finalized"]
-"""Blocks on top of one that will stay, or the chain's own word for it."""
-
-
-def usual_confirmations(chain_id: int) -> Confirmations:
-    """None on chains for development, which nobody else extends; a dozen elsewhere."""
-    return 0 if chain_id in DEVELOPMENT_CHAINS else 12
 
 
 async def final_height(chain: Chain, confirmations: Confirmations) -> int:
@@ -80,7 +70,11 @@ class Sender:
         Raises `Refused`, `ChainUnreachable` and `Unfunded` before anything was sent, `Refused` when it was sent and
         failed, `Unsettled` while its fate is open.
         """
-        entry = self._left_over(recipient or b"", data) or await self._intend(recipient, data)
+        entry = self._left_over(recipient or b"", data)
+        if entry is None:
+            entry = await self._intend(recipient, data)
+        else:
+            log.warning("an identical call was interrupted: finishing that one (nonce %d), no second", entry.nonce)
         self._driven.add(entry.id)
         try:
             receipt = await self._drive(entry)

@@ -60,7 +60,13 @@ async def opened_wallet(settings: NodeSettings, identity: Identity, passphrase: 
     prices = read_prices(settings, deployment)
     key = open_receipt_key(settings.data, passphrase)
     async with AsyncExitStack() as stack:
-        opening = opened_ledger(deployment, key, settings.data / "ledger", url=settings.ledger_rpc or None)
+        opening = opened_ledger(
+            deployment,
+            key,
+            settings.data / "ledger",
+            url=settings.ledger_rpc or None,
+            confirmations=settings.finality,
+        )
         try:
             ledger = await stack.enter_async_context(opening)
         except LedgerError as error:
@@ -71,7 +77,13 @@ async def opened_wallet(settings: NodeSettings, identity: Identity, passphrase: 
             operator_key = _operator_key(settings, operator)
             state = settings.data / "operator-ledger"
             operator_ledger = await stack.enter_async_context(
-                opened_ledger(deployment, operator_key, state, url=settings.ledger_rpc or None)
+                opened_ledger(
+                    deployment,
+                    operator_key,
+                    state,
+                    url=settings.ledger_rpc or None,
+                    confirmations=settings.finality,
+                )
             )
         wallet = Wallet.open(
             settings.data,

@@ -83,6 +83,12 @@ def test_a_margin_is_a_share() -> None:
         (["--ledger", "embedded"], "--keystore"),
         (["--ledger", "evm", "--keystore", "key"], "--deployment"),
         (["--keystore", "key"], "--keystore: has no effect"),
+        (["--confirmations", "3"], "--confirmations: has no effect"),
+        (["--ledger", "embedded", "--keystore", "key", "--confirmations", "3"], "--confirmations: has no effect"),
+        (
+            ["--ledger", "evm", "--keystore", "key", "--deployment", "file", "--confirmations", "-1"],
+            "--confirmations: '-1' is not finalized",
+        ),
         (["--ledger", "embedded", "--keystore", "key", "--price-margin", "much"], "--price-margin much"),
     ],
 )

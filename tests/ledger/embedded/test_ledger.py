@@ -154,13 +154,15 @@ async def test_lost_requests_and_answers_change_nothing(served, lost):
 
 
 @pytest.mark.parametrize("lost", ["request", "answer"])
-async def test_a_call_whose_fate_is_unknown_is_asked_for_again_and_takes_effect_once(served, lost):
+async def test_a_call_whose_fate_is_unknown_is_asked_for_again_and_takes_effect_once(served, lost, caplog):
     payer = await served.remote(KEYS[0], "payer")
     served.lines.lost = [lost] * 4
     with pytest.raises(ChainUnreachable):
         await payer.submit(Deposit(5))
     reborn = await served.remote(KEYS[0], "payer")
+    assert "an identical call was interrupted" not in caplog.text
     settled = await reborn.submit(Deposit(5))
+    assert "an identical call was interrupted" in caplog.text
     assert [event.name for event in settled.events] == ["Deposited"]
     assert await reborn.balance(ACCOUNTS[0]) == 5
     await reborn.submit(Deposit(5))

@@ -87,6 +87,21 @@ async def test_an_export_goes_on_where_the_last_one_ended(chain, tmp_path):
     assert [json.loads(line)["amount"] for line in output.read_text().splitlines()] == ["2"]
 
 
+async def test_what_counts_as_final_can_be_said(chain, tmp_path):
+    write_deployment(tmp_path / "ledger.json", chain.deployment)
+    await (await chain.ledger(1)).submit(Deposit(7))
+
+    async def deposits(confirmations: Any) -> int:
+        flags = ["--deployment", tmp_path / "ledger.json", "--confirmations", confirmations]
+        result = await run("export", *flags)
+        assert result.exit_code == 0, result.output
+        return len(result.stdout.splitlines())
+
+    assert [await deposits(blocks) for blocks in (0, 1)] == [1, 0]
+    chain.ask("evm_mine")
+    assert [await deposits(blocks) for blocks in (0, 1, 2)] == [1, 1, 0]
+
+
 async def with_credits(chain, folder: Path) -> bytes:
     """A node of account 1, to which account 2 owes 700 and 900 base units with 800 reserved; a file says so."""
     operator, coordinator = await chain.ledger(1), await chain.ledger(2)
@@ -156,6 +171,8 @@ async def test_wrong_flags_are_named_and_nothing_is_sent(chain, account):
         (["deposit", "1"], "give --keystore"),
         (["deposit", "1", "--keystore", folder / "key.json", "--passphrase-file", folder / "passphrase"], "--rpc-url"),
         (["deposit", "1.5.5", *flags(folder)], "AMOUNT"),
+        (["deposit", "1", *flags(folder), "--confirmations", "some"], "--confirmations: 'some'"),
+        (["deposit", "1", *flags(folder), "--confirmations", "10001"], "--confirmations: '10001'"),
         (["deposit", "1", *flags(folder), "--contract", nobody], "--contract"),
         (["status", "--rpc-url", chain.url, "--contract", nobody], "no ledger at 0x0000"),
         (["status", "--rpc-url", chain.url, "--contract", "0x12"], "--contract"),

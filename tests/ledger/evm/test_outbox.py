@@ -129,14 +129,16 @@ async def test_the_same_call_asked_for_anew_happens_again(chain, tmp_path):
     assert await ledger.balance(ledger.account) == 18
 
 
-async def test_a_call_that_is_not_settled_in_time_is_found_when_asked_again(chain, tmp_path):
+async def test_a_call_that_is_not_settled_in_time_is_found_when_asked_again(chain, tmp_path, caplog):
     ledger = await chain.ledger(5, state=tmp_path, pace=IMPATIENT)
     await ledger.submit(Deposit(50))
     chain.ask("evm_setAutomine", False)
     with pytest.raises(Unsettled):
         await ledger.submit(Withdraw(20))
     chain.ask("evm_mine")
+    assert "an identical call was interrupted" not in caplog.text
     await ledger.submit(Withdraw(20))
+    assert "an identical call was interrupted" in caplog.text
     assert await ledger.balance(ledger.account) == 30
 
 

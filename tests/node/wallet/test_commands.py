@@ -159,6 +159,11 @@ async def test_a_node_opens_its_wallet_as_its_settings_say(place, tmp_path, monk
         ({"operator": "0x12"}, "operator: '0x12' is no address"),
         ({"operator": "0x" + "11" * 20}, "deployment: missing"),
         ({"price_decode": "1"}, "price_decode: has no meaning without operator"),
+        ({"confirmations": "1"}, "confirmations: has no meaning without operator"),
+        (
+            {"operator": "0x" + "11" * 20, "deployment": "file", "confirmations": "many"},
+            "confirmations: 'many' is not finalized",
+        ),
         ({"unpaid_chunks": 0}, "unpaid_chunks"),
     ],
 )
