@@ -230,3 +230,26 @@ def test_three_of_one_mind_decide(guilty):
         first, *others = (who for who, _, _ in votes)
         assert gained[first] == TERMS.challenge_bond - 2 * (TERMS.challenge_bond // 3)
         assert all(gained[who] == TERMS.challenge_bond // 3 for who in others)
+
+
+@pytest.mark.parametrize("how", ["slashed", "unbonding"])
+def test_whoever_goes_leaves_the_others_in_the_same_places(how):
+    """Who is drawn depends on the list's order, in which the last auditor takes the place of the one that went."""
+    ledger = Ledger()
+    if how == "unbonding":
+        ledger.does(1, calls.BeginUnbond(node_of(1)))
+    else:
+        work = work_of(bytes(32), 9)
+        receipts = [ledger.signed.receipt(work, node_of(1), units, receipt_key(0)) for units in (1, 2)]
+        ledger.does(PAYER, calls.SlashNode(work, *receipts[0], *receipts[1]))
+    for number in range(1, 5):
+        ledger.challenge(chunk=number)
+        assert set(ledger.draw(number)) == {node_of(i) for i in (3, 4, 5)}
+
+
+def test_a_node_is_registered_only_with_its_receipt_keys_consent():
+    ledger = Ledger(operators=0)
+    for operator, number, nonce, key in ((0, 0, 1, 1), (1, 0, 1, 0), (0, 1, 1, 0), (0, 0, 2, 0)):
+        signature = ledger.signed.bind(operator, number, nonce, receipt_key(key))
+        registered = calls.RegisterNode(peer_key(0), address_of(receipt_key(0)), 1600, 1, signature)
+        assert ledger.is_refused(0, registered) == "WrongSigner"
