@@ -63,6 +63,7 @@ class Testnet:
         self.internet: Internet | None = None
         self.market: Market | None = None
         """Where work is paid for."""
+        self._tolerances: Path | None = None
         self._numbers = itertools.count(1)
         self._processes: Processes
         self._stack = contextlib.AsyncExitStack()
@@ -108,7 +109,10 @@ class Testnet:
         if self.market is not None:
             operator = await self.market.register(name, self.directory / name)
             command += self.market.node_flags(name, operator)
+            command += () if self._tolerances is None else ("--tolerances", str(self._tolerances))
         node = await self._spawn(name, number, command, threads)
+        if self.config.market is not None and name in self.config.market.cheats:
+            node.ended_by_us = True  # it ends when it is found out
         self.nodes.append(node)
         await node.first_line(self.config.start_deadline_s)
         return node
@@ -210,7 +214,9 @@ class Testnet:
     async def _open_market(self, config: MarketConfig, address: str) -> Market:
         from deserve_ledger.errors import LedgerError
         from deserve_testnet.market.market import Market
+        from deserve_testnet.market.tolerances import tolerances
 
+        self._tolerances = await tolerances(self.config, self._processes, self.directory, self.say)
         inside = self.command(_COORDINATOR_MEMBER, ["ledger", "devnet"])
         try:
             return await Market.open(
