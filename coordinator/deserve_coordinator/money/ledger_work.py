@@ -128,7 +128,7 @@ class LedgerWork:
             await self._store.set_redeemed(escrow.batch_id, voucher.cumulative)
             self.redeemed += fresh
             escrow = await self._again(escrow)
-        if over and (escrow.redeemed >= escrow.charged or now > escrow.deadline_s):
+        if over and (escrow.redeemed >= escrow.payable or now > escrow.deadline_s):
             await self._refund(escrow)
 
     async def _again(self, escrow: EscrowRecord) -> EscrowRecord:

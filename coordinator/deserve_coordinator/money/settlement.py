@@ -136,7 +136,7 @@ class Settlement:
 
     async def _pay_ourselves(self, escrow: EscrowRecord) -> None:
         root = GrowingTree.from_bytes(escrow.bills, escrow.peaks).root
-        voucher = Voucher(escrow.job_id, escrow.charged, escrow.voucher_seq + 1, root)
+        voucher = Voucher(escrow.job_id, escrow.payable, escrow.voucher_seq + 1, root)
         signature = sign(self._key.secret, self.ledger.domain, voucher)
         await self.store.add_voucher(escrow, VoucherRecord(voucher.seq, voucher.cumulative, root, signature))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from deserve_coordinator.audits.case import Case, Kind, Outcome, Phase, Replay, Subject, Verdict
 from deserve_coordinator.audits.reputation import Standing
-from deserve_coordinator.store import bill_queries
+from deserve_coordinator.store import bill_queries, clearing_queries
 from deserve_coordinator.store.money_records import ReceiptRecord
 from deserve_ledger.commitments import ReceiptRoots
 from deserve_ledger.merkle import EMPTY_ROOT
@@ -288,22 +288,11 @@ def note_drawn(c: sqlite3.Connection, row: int, lease: int, drawn: Sequence[Case
 
 
 def decide_rows(c: sqlite3.Connection, keys: Sequence[int]) -> list[int]:
-    """Let what these rows earned be paid, where all their draws are made and no audit of them is open or failed."""
-    decided = []
+    """Something about these rows' audits has changed: let be charged and paid what of their jobs is cleared by now."""
+    jobs: dict[bytes, None] = {}
     for key in keys:
-        waiting = c.execute(
-            "SELECT 1 FROM bills b JOIN earnings g ON g.job_id = b.job_id AND g.position = b.position"
-            " WHERE b.row = ? AND b.void = 0 AND NOT EXISTS"
-            " (SELECT 1 FROM audit_draws a WHERE a.row = b.row AND a.lease = g.lease) LIMIT 1",
-            (key,),
-        ).fetchone()
-        undecided_audit = c.execute(
-            "SELECT 1 FROM audits WHERE row = ? AND kind = 'real' AND phase != 'decided' LIMIT 1", (key,)
-        ).fetchone()
-        if waiting is None and undecided_audit is None:
-            bill_queries.decide(c, [key])
-            decided.append(key)
-    return decided
+        jobs |= dict.fromkeys(bill["job_id"] for bill in c.execute("SELECT job_id FROM bills WHERE row = ?", (key,)))
+    return [row for job_id in jobs for row in clearing_queries.clear(c, job_id)]
 
 
 def undecided(c: sqlite3.Connection, batch_id: str) -> int:

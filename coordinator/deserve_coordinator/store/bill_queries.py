@@ -85,9 +85,11 @@ def bill_row(c: sqlite3.Connection, batch_id: str, ring: str, result: FinishedRo
         [(found.job_id, found.bills, node, lease, str(amount), units) for node, lease, amount, units in parts],
     )
     c.execute(
-        "UPDATE escrows SET exact = ?, bills = ?, peaks = ? WHERE batch_id = ?",
-        (str(found.exact + exact), tree.count, tree.to_bytes(), batch_id),
+        "UPDATE escrows SET bills = ?, peaks = ? WHERE batch_id = ?",
+        (tree.count, tree.to_bytes(), batch_id),
     )
+    due = 0 if found.audited else exact
+    _set_sums(c, batch_id, exact=found.exact + exact, due_exact=found.due_exact + due)
 
 
 def _billed_tokens(row: sqlite3.Row, result: FinishedRow) -> tuple[int, int]:
@@ -129,7 +131,8 @@ def cover(c: sqlite3.Connection, batch_id: str) -> int:
     assert found is not None
     covered, count = found.covered_exact, 0
     bills = c.execute(
-        "SELECT position, exact FROM bills WHERE job_id = ? AND covered = 0 AND void = 0 ORDER BY position",
+        "SELECT position, exact FROM bills WHERE job_id = ? AND covered = 0 AND decided = 1 AND void = 0"
+        " ORDER BY position",
         (found.job_id,),
     )
     for bill in bills.fetchall():
@@ -139,25 +142,41 @@ def cover(c: sqlite3.Connection, batch_id: str) -> int:
         count += 1
         c.execute("UPDATE bills SET covered = 1 WHERE job_id = ? AND position = ?", (found.job_id, bill["position"]))
         _release(c, found.job_id, bill["position"])
-    c.execute("UPDATE escrows SET covered_exact = ? WHERE batch_id = ?", (str(covered), batch_id))
+    _set_sums(c, batch_id, covered_exact=covered)
     return count
+
+
+def _set_sums(c: sqlite3.Connection, batch_id: str, **sums: int) -> None:
+    columns = ", ".join(f"{name} = ?" for name in sums)
+    c.execute(f"UPDATE escrows SET {columns} WHERE batch_id = ?", (*map(str, sums.values()), batch_id))
 
 
 def decide(c: sqlite3.Connection, keys: Sequence[int]) -> None:
     """No audit of these rows is open any more, and none was failed: what they earned may be credited once paid for."""
+    touched: dict[str, None] = {}
     for key in keys:
         for bill in c.execute(
-            "SELECT job_id, position FROM bills WHERE row = ? AND decided = 0 AND void = 0", (key,)
+            "SELECT b.job_id, b.position, b.exact, e.batch_id FROM bills b JOIN escrows e ON e.job_id = b.job_id"
+            " WHERE b.row = ? AND b.decided = 0 AND b.void = 0",
+            (key,),
         ).fetchall():
-            c.execute("UPDATE bills SET decided = 1 WHERE job_id = ? AND position = ?", tuple(bill))
+            c.execute(
+                "UPDATE bills SET decided = 1 WHERE job_id = ? AND position = ?", (bill["job_id"], bill["position"])
+            )
+            found = escrow(c, bill["batch_id"])
+            assert found is not None
+            _set_sums(c, bill["batch_id"], due_exact=found.due_exact + int(bill["exact"]))
+            touched[bill["batch_id"]] = None
             _release(c, bill["job_id"], bill["position"])
+    for batch_id in touched:
+        cover(c, batch_id)  # a voucher that paid for a refuted row pays for the next one
 
 
 def refute(c: sqlite3.Connection, keys: Sequence[int]) -> None:
     """These rows' results are wrong: their bills are void. What is in a credit already stays in it."""
     for key in keys:
         bills = c.execute(
-            "SELECT b.job_id, b.position, b.exact, b.covered, e.batch_id FROM bills b JOIN escrows e"
+            "SELECT b.job_id, b.position, b.exact, b.covered, b.decided, e.batch_id FROM bills b JOIN escrows e"
             " ON e.job_id = b.job_id WHERE b.row = ? AND b.void = 0",
             (key,),
         )
@@ -169,13 +188,12 @@ def refute(c: sqlite3.Connection, keys: Sequence[int]) -> None:
             c.execute(
                 "UPDATE earnings SET state = 'void' WHERE job_id = ? AND position = ? AND state != 'credited'", place
             )
-            c.execute(
-                "UPDATE escrows SET exact = ?, covered_exact = ? WHERE batch_id = ?",
-                (
-                    str(found.exact - exact),
-                    str(found.covered_exact - (exact if bill["covered"] else 0)),
-                    bill["batch_id"],
-                ),
+            _set_sums(
+                c,
+                bill["batch_id"],
+                exact=found.exact - exact,
+                due_exact=found.due_exact - (exact if bill["decided"] else 0),
+                covered_exact=found.covered_exact - (exact if bill["covered"] else 0),
             )
             c.execute("DELETE FROM drawn WHERE row = ?", (key,))
             cover(c, bill["batch_id"])

@@ -24,7 +24,7 @@ __all__ = [
 
 _FIELDS = tuple(EscrowRecord.__dataclass_fields__)
 _LIMITS = ("budget", "spend", "most_prefill", "most_decode", "dearest")
-_SUMS = ("exact", "covered_exact", "rewards", "paid", "redeemed")
+_SUMS = ("exact", "due_exact", "covered_exact", "rewards", "paid", "redeemed")
 _AMOUNTS = frozenset(_LIMITS + _SUMS)
 
 
@@ -128,9 +128,9 @@ def add_voucher(c: sqlite3.Connection, escrow: EscrowRecord, voucher: VoucherRec
 
 
 def redeemable(c: sqlite3.Connection, escrow: EscrowRecord) -> VoucherRecord | None:
-    """The largest voucher that takes no more than was charged: a refuted row may have made the newest too large."""
+    """The largest voucher that takes no more than is to be paid: a refuted row may have made the newest too large."""
     for row in c.execute("SELECT * FROM vouchers WHERE job_id = ? ORDER BY seq DESC", (escrow.job_id,)):
-        if int(row["cumulative"]) <= escrow.charged:
+        if int(row["cumulative"]) <= escrow.payable:
             return VoucherRecord(row["seq"], int(row["cumulative"]), row["results_root"], row["signature"])
     return None
 

@@ -67,7 +67,10 @@ class EscrowRecord:
     """Upper bound of what its dearest row is charged."""
     exact: int
     """Of all bills that stand, see `money.tariff`."""
+    due_exact: int
+    """Of those whose audits allow it."""
     covered_exact: int
+    """Of those that vouchers pay for."""
     rewards: int
     """Micros given to auditors, out of the margin."""
     bills: int
@@ -81,11 +84,17 @@ class EscrowRecord:
 
     @property
     def charged(self) -> int:
+        """For all rows that were delivered and stand."""
         return min(whole_charge(self.exact), self.spend)
 
     @property
+    def payable(self) -> int:
+        """What of it the payer is asked for by now."""
+        return min(whole_charge(self.due_exact), self.spend)
+
+    @property
     def unpaid(self) -> int:
-        return max(0, self.charged - self.paid)
+        return max(0, self.payable - self.paid)
 
     def chunk_cost(self, rows: int, tokens: int) -> int:
         """What `rows` rows cost for `tokens` drawn tokens each, at the job's highest price. Rounded up."""

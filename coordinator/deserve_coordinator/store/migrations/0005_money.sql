@@ -45,6 +45,7 @@ CREATE TABLE escrows (
     capped INTEGER NOT NULL,                         -- 1: `spend` is less than the quote of all rows
     dearest TEXT NOT NULL DEFAULT '0',               -- upper bound of its dearest row
     exact TEXT NOT NULL DEFAULT '0',                 -- of all bills that stand
+    due_exact TEXT NOT NULL DEFAULT '0',             -- of those whose audits allow it
     covered_exact TEXT NOT NULL DEFAULT '0',         -- of those that vouchers cover
     rewards TEXT NOT NULL DEFAULT '0',               -- micros given to auditors
     bills INTEGER NOT NULL DEFAULT 0,
@@ -80,6 +81,7 @@ CREATE TABLE bills (
     PRIMARY KEY (job_id, position)
 ) WITHOUT ROWID;
 CREATE INDEX bills_uncovered ON bills (job_id, position) WHERE covered = 0 AND void = 0;
+CREATE INDEX bills_undecided ON bills (job_id, position) WHERE decided = 0 AND void = 0;
 CREATE INDEX bills_by_row ON bills (row);
 
 CREATE TABLE earnings (

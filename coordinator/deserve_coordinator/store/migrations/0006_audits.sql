@@ -36,6 +36,7 @@ CREATE TABLE audits (
 );
 CREATE INDEX audits_open ON audits (phase) WHERE phase != 'decided';
 CREATE INDEX audits_of_row ON audits (row, lease);
+CREATE INDEX audits_of_node ON audits (job_id, node_id);
 
 CREATE TABLE replays (
     task BLOB PRIMARY KEY,
