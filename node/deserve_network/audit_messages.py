@@ -34,6 +34,7 @@ __all__ = [
     "NoEvidence",
     "RevealRequest",
     "RowEvidence",
+    "RowsOver",
     "Summons",
     "TailEvidence",
 ]
@@ -43,6 +44,7 @@ MAX_PART_BYTES = 256 << 10
 PRINT_BYTES = 64
 """Of one token's fingerprint: 16 float32."""
 MAX_SPANS = 1 << 20
+MAX_ROWS_OVER = 1 << 14
 MAX_CHUNKS = 1 << 14
 """Of one row that a panel votes on."""
 
@@ -236,6 +238,14 @@ class Summons:
     """Of each receipt's chunk; zero at the head."""
 
 
+@dataclass(frozen=True, slots=True)
+class RowsOver:
+    """Coordinator to every node: no audit of these rows is open, and none will be drawn. Their evidence may go."""
+
+    job_id: Bytes32
+    rows: Annotated[tuple[int, ...], Max(MAX_ROWS_OVER)]
+
+
 AUDIT = Table(
     "audit",
     {
@@ -249,6 +259,7 @@ AUDIT = Table(
         8: AuditReveal,
         9: AuditDeclined,
         10: Summons,
+        11: RowsOver,
     },
     max_bytes=16 << 20,
 )

@@ -219,8 +219,6 @@ class Daemon:
             raise RefusedError(str(error)) from error
         except CreditRefused as error:
             raise ChannelClosed(f"the coordinator's credit is refused: {error}") from error
-        if self.proofs is not None:
-            self.proofs.evidence.covered(note.covers)
 
     async def _converse(self, channel: Channel, served: Served) -> None:
         """Raises the error that ended it, a refusal before anything else."""

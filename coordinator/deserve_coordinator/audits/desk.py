@@ -27,6 +27,7 @@ from deserve_coordinator.errors import ProtocolViolation
 from deserve_coordinator.session import ControlChannel
 from deserve_coordinator.store.audits import AuditStore
 from deserve_network.audit_messages import (
+    MAX_ROWS_OVER,
     AuditCommit,
     AuditDeclined,
     AuditReveal,
@@ -37,6 +38,7 @@ from deserve_network.audit_messages import (
     EvidenceRequest,
     NoEvidence,
     RevealRequest,
+    RowsOver,
     Summons,
 )
 from deserve_network.errors import NetworkError
@@ -140,6 +142,8 @@ class AuditDesk:
         for drawn in await self._drawing.draw(self.standings):
             self._cases[drawn.subject.audit] = drawn
             await self._apply(drawn.subject.audit, machine.Begun())
+        over, self._drawing.over = self._drawing.over, []
+        self._tell_over(over)
         if self._drawing.rows_passed_over > passed_over:
             self._on_decided()
         for audit in list(self._cases):
@@ -179,6 +183,14 @@ class AuditDesk:
         if session is not None:
             session.send(summons, parts())
         return session is not None
+
+    def _tell_over(self, over: list[tuple[bytes, int]]) -> None:
+        """Whoever is not here keeps evidence for longer than it must, and loses nothing by that."""
+        for job_id in dict.fromkeys(job_id for job_id, _ in over):
+            rows = [row for job, row in over if job == job_id]
+            for start in range(0, len(rows), MAX_ROWS_OVER):
+                for session in self._sessions.values():
+                    session.send(RowsOver(job_id, tuple(rows[start : start + MAX_ROWS_OVER])))
 
     async def _lose(self, node_id: bytes) -> None:
         if node_id in self._sessions:
@@ -348,7 +360,8 @@ class AuditDesk:
         assert case.outcome is not None
         subject = case.subject
         follow = consequences(case, lambda node_id: self.standings.get(node_id, Standing()))
-        withdrawn = await self._store.conclude(case, follow.standings, follow.withdrawn, follow.barred)
+        withdrawn, over = await self._store.conclude(case, follow.standings, follow.withdrawn, follow.barred)
+        self._tell_over(over)
         self.standings.update(follow.standings)
         self.outcomes[case.outcome] += 1
         del self._cases[subject.audit]

@@ -52,6 +52,8 @@ class Drawing:
         self._clock = clock
         self._seen_s: dict[tuple[int, int], float] = {}
         """When a part of a row was first found without its commitments; a restart begins anew."""
+        self.over: list[tuple[bytes, int]] = []
+        """Rows, each with its job, that are over for audits since somebody took them from here."""
         self.rows_drawn = 0
         self.rows_passed_over = 0
 
@@ -63,7 +65,7 @@ class Drawing:
             if cases is None:
                 continue
             self._seen_s.pop((part.row, part.lease), None)
-            await self._store.note_drawn(part.row, part.lease, cases)
+            self.over += await self._store.note_drawn(part.row, part.lease, cases)
             found += cases
             self.rows_drawn += bool(cases)
             self.rows_passed_over += not cases

@@ -279,20 +279,23 @@ def row_expected(c: sqlite3.Connection, subject: Subject) -> tuple[str, int | No
     return row["codec"] or "raw", passed
 
 
-def note_drawn(c: sqlite3.Connection, row: int, lease: int, drawn: Sequence[Case]) -> None:
-    """The draw over all stages of a row under a lease was made, and these cases won."""
+def note_drawn(c: sqlite3.Connection, row: int, lease: int, drawn: Sequence[Case]) -> list[tuple[bytes, int]]:
+    """The draw over all stages of a row under a lease was made, and these cases won. Returns as `decide_rows`."""
     c.execute("INSERT OR IGNORE INTO audit_draws VALUES (?, ?)", (row, lease))
     for won in drawn:
         save_case(c, won)
-    decide_rows(c, [row])
+    return decide_rows(c, [row])
 
 
-def decide_rows(c: sqlite3.Connection, keys: Sequence[int]) -> list[int]:
-    """Something about these rows' audits has changed: let be charged and paid what of their jobs is cleared by now."""
+def decide_rows(c: sqlite3.Connection, keys: Sequence[int]) -> list[tuple[bytes, int]]:
+    """Something about these rows' audits has changed: let be charged and paid what of their jobs is cleared by now.
+
+    Returns those, as job and row.
+    """
     jobs: dict[bytes, None] = {}
     for key in keys:
         jobs |= dict.fromkeys(bill["job_id"] for bill in c.execute("SELECT job_id FROM bills WHERE row = ?", (key,)))
-    return [row for job_id in jobs for row in clearing_queries.clear(c, job_id)]
+    return [(job_id, row) for job_id in jobs for row in clearing_queries.clear(c, job_id)]
 
 
 def undecided(c: sqlite3.Connection, batch_id: str) -> int:

@@ -33,8 +33,9 @@ class AuditStore:
     async def row_expected(self, subject: Subject) -> tuple[str, int | None]:
         return await self._database.read(lambda c: audit_queries.row_expected(c, subject))
 
-    async def note_drawn(self, row: int, lease: int, drawn: Sequence[Case]) -> None:
-        await self._database.write(lambda c: audit_queries.note_drawn(c, row, lease, drawn))
+    async def note_drawn(self, row: int, lease: int, drawn: Sequence[Case]) -> list[tuple[bytes, int]]:
+        """Returns rows, each with its job, that are over for audits."""
+        return await self._database.write(lambda c: audit_queries.note_drawn(c, row, lease, drawn))
 
     async def open_cases(self) -> list[Case]:
         return await self._database.read(audit_queries.open_cases)
@@ -47,12 +48,13 @@ class AuditStore:
 
     async def conclude(
         self, case: Case, standings: dict[bytes, Standing], withdrawn: Sequence[int], barred: bytes | None
-    ) -> list[int]:
+    ) -> tuple[list[int], list[tuple[bytes, int]]]:
         """A case was decided: keep it with the standings that follow. Rows that do not stand are taken back,
-        `withdrawn` and, of a node that is out, all that it had a part in. Returns those.
+        `withdrawn` and, of a node that is out, all that it had a part in. Returns those, and, each with its job, rows
+        that are over for audits.
         """
 
-        def write(c: sqlite3.Connection) -> list[int]:
+        def write(c: sqlite3.Connection) -> tuple[list[int], list[tuple[bytes, int]]]:
             audit_queries.save_case(c, case)
             subject = case.subject
             auditors = [replay.node_id for replay in case.replays if replay.verdict is not None]
@@ -63,8 +65,7 @@ class AuditStore:
             if barred is not None:
                 keys.update(dict.fromkeys(audit_queries.refuted(c, barred)))
             taken = audit_queries.withdraw(c, list(keys))
-            audit_queries.decide_rows(c, [case.subject.row])
-            return taken
+            return taken, audit_queries.decide_rows(c, [case.subject.row])
 
         return await self._database.write(write)
 

@@ -55,7 +55,8 @@ def clerk_for(
     store: EvidenceStore, judge: Judge | None, *, node_id: bytes, dtype: str, juror: Juror | None = None
 ) -> Clerk:
     """The clerk of a node that keeps its evidence in `store` and is paid as `node_id`."""
-    return Clerk(functools.partial(exhibit, store, dtype=dtype), judge, node_id=node_id, juror=juror)
+    show = functools.partial(exhibit, store, dtype=dtype)
+    return Clerk(show, judge, node_id=node_id, juror=juror, over=store.decided)
 
 
 async def attend(host: Host, coordinator: str, clerk: Clerk) -> None:

@@ -25,6 +25,7 @@ from deserve_network.audit_messages import (
     NoEvidence,
     RevealRequest,
     RowEvidence,
+    RowsOver,
     Summons,
 )
 from deserve_network.errors import NetworkError, ProtocolError
@@ -74,7 +75,8 @@ class _Incoming:
 class Clerk:
     """Of one node, which is paid as `node_id`. `judge` None: it audits nobody; `juror` None: it votes on no challenge.
 
-    `show(request)` blocks, and raises `NodeError` where nothing is there.
+    `show(request)` blocks, and raises `NodeError` where nothing is there. `over(job_id, row)` hears that a row's
+    evidence is not needed any more.
     """
 
     def __init__(
@@ -84,12 +86,14 @@ class Clerk:
         *,
         node_id: bytes,
         juror: Juror | None = None,
+        over: Callable[[bytes, int], None] = lambda job_id, row: None,
         most_task_bytes: int = MOST_TASK_BYTES,
     ) -> None:
         self._show = show
         self._judge = judge
         self._node_id = node_id
         self._juror = juror
+        self._over = over
         self._most_task_bytes = most_task_bytes
         self.heard = 0
         """Messages of the coordinator."""
@@ -125,6 +129,9 @@ class Clerk:
                             incoming = None
                     case EvidencePart():
                         log.debug("a part of what this node has declined")
+                    case RowsOver():
+                        for row in message.rows:
+                            self._over(message.job_id, row)
                     case RevealRequest():
                         if (verdict := verdicts.pop(message.audit, None)) is not None:
                             await channel.send(verdict)

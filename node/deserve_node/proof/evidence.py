@@ -72,7 +72,6 @@ class _Piece:
     record: RowRecord
     data: list[bytes | memoryview]
     size: int
-    work_id: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +80,10 @@ class _Decided:
     row: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Covered:
-    work_ids: Sequence[bytes]
-
-
 @dataclass(slots=True)
 class _Held:
     size: int
     at_s: float
-    work_id: bytes = b""
-    """Of its last record; not known of rows from before the node started."""
 
 
 class EvidenceStore:
@@ -117,9 +109,7 @@ class EvidenceStore:
         """Rows that are decided. Both are by file name, the one written to the longest ago first, and the thread's."""
         self._incomplete: OrderedDict[str, float] = OrderedDict()
         """Rows of which something was dropped, and when: what comes after is worth nothing."""
-        self._ended_with: dict[bytes, set[str]] = {}
-        """Undecided rows by the work id of their last record."""
-        self._waiting: queue.SimpleQueue[Sequence[_Piece] | _Decided | _Covered | threading.Event | None]
+        self._waiting: queue.SimpleQueue[Sequence[_Piece] | _Decided | threading.Event | None]
         self._waiting = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting_bytes = 0
@@ -146,11 +136,6 @@ class EvidenceStore:
     def decided(self, job_id: bytes, row: int) -> None:
         """Whatever could be asked about this row has been: its files go when room is wanted."""
         self._waiting.put(_Decided(job_id, row))
-
-    def covered(self, work_ids: Sequence[bytes]) -> None:
-        """This work is credited, which is only once all its rows have ended and no audit of them is open: the rows that
-        ended with it are decided."""
-        self._waiting.put(_Covered(work_ids))
 
     def flush(self) -> None:
         """Wait until what was given before is written."""
@@ -210,10 +195,6 @@ class EvidenceStore:
             try:
                 if isinstance(item, _Decided):
                     self._decide(item)
-                elif isinstance(item, _Covered):
-                    for work_id in item.work_ids:
-                        for name in sorted(self._ended_with.get(work_id, ())):
-                            self._let_go(name)
                 elif isinstance(item, threading.Event):
                     item.set()
                 else:
@@ -253,9 +234,6 @@ class EvidenceStore:
             os.close(descriptor)
         if written != piece.size:
             raise OSError(f"{path}: {written} of {piece.size} bytes written")
-        self._forget_end(name, held)
-        held.work_id = piece.work_id
-        self._ended_with.setdefault(piece.work_id, set()).add(name)
         held.size += piece.size
         held.at_s = self._clock()
         self._undecided.move_to_end(name)
@@ -285,16 +263,9 @@ class EvidenceStore:
             del self._incomplete[name]
 
     def _let_go(self, name: str) -> None:
-        held = self._over[name] = self._undecided.pop(name)
-        self._forget_end(name, held)
+        self._over[name] = self._undecided.pop(name)
         path = self._directory / name
         path.rename(path.with_name(path.name + _DECIDED))
-
-    def _forget_end(self, name: str, held: _Held) -> None:
-        if (names := self._ended_with.get(held.work_id)) is not None:
-            names.discard(name)
-            if not names:
-                del self._ended_with[held.work_id]
 
     def _expire(self) -> None:
         before = self._clock() - self._retention_s
@@ -306,7 +277,6 @@ class EvidenceStore:
 
     def _remove(self, rows: OrderedDict[str, _Held], name: str) -> None:
         held = rows.pop(name)
-        self._forget_end(name, held)
         self.bytes_held -= held.size
         path = self._directory / (name + (_DECIDED if rows is self._over else ""))
         path.unlink(missing_ok=True)
@@ -321,7 +291,7 @@ class EvidenceStore:
 
 
 def _pieces(work: ClosedWork, admits: Mapping[int, Admit]) -> Iterator[_Piece]:
-    where, work_id = work.position, work.work.work_id
+    where = work.position
     for row, came_proof, left_proof, print_proof in work.booked.proofs():
         admit = admits.get(row.label.sequence) if row.came.start == 0 else None
         record = RowRecord(
@@ -340,4 +310,4 @@ def _pieces(work: ClosedWork, admits: Mapping[int, Admit]) -> Iterator[_Piece]:
         )
         data = pack_record(record, row)
         key = RowKey.of(row.label, where.ring, where.epoch, where.stage)
-        yield _Piece(key, record, data, sum(memoryview(part).nbytes for part in data), work_id)
+        yield _Piece(key, record, data, sum(memoryview(part).nbytes for part in data))

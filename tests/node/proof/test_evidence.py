@@ -101,22 +101,6 @@ def test_the_cap_lets_go_of_decided_rows_the_oldest_first_and_then_takes_nothing
     assert "--evidence-disk" in caplog.text
 
 
-def test_rows_that_ended_with_work_that_is_credited_are_decided(store_of):
-    store = store_of()
-    first, later = work_of(1, 2), work_of(2, chunk=1, start=8)
-    store.keep(first, {})
-    store.keep(later, {})
-    store.covered([first[0].work.work_id])
-    store.flush()
-    decided = [path.name for path in store._directory.glob("*/*.decided")]
-    assert [name.split(".")[0] for name in decided] == ["1"], "row 2 went on in the next chunk"
-    store.covered([later[0].work.work_id, b"?" * 32])
-    store.flush()
-    assert len(list(store._directory.glob("*/*.decided"))) == 2
-    assert [record.chunk for record in store.records(key_of(2))] == [0, 1]
-    assert not store._ended_with
-
-
 def test_a_row_with_a_hole_is_no_evidence(store_of):
     store = store_of()
     store.keep(work_of(1), {})
