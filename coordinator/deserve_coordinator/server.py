@@ -252,7 +252,10 @@ async def run_coordinator(
                 blobs, model.check, layers=model.num_layers, margin_ppm=margin_ppm, nodes=supervisor.accounts
             )
             desk = PaymentDesk(settlement, quoting)
-            paid_apis = [PaymentsApi(store, desk), SettlementApi(settlement)]
+            paid_apis = [
+                PaymentsApi(store, desk),
+                SettlementApi(settlement, lambda: {} if audits is None else audits.put_out),
+            ]
             collectors.append(MoneyMetrics(settlement))
             parts_to_run.append(settlement)
         if audits is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ __all__ = ["run_batch", "run_file"]
 
 _POLL_S = 0.2
 _FIGURES_DEADLINE_S = 3.0
-_SETTLEMENT_DEADLINE_S = 60.0
+_SETTLEMENT_DEADLINE_S = 180.0
 
 
 async def run_file(
@@ -144,14 +145,14 @@ async def _await_last_figures(joined: JoinedBatches, completion_tokens: int) -> 
 
 async def _settle(net: Testnet, client: CoordinatorClient, payment: Payment) -> BalanceTable:
     """Pay, collect, and close the books."""
-    from deserve_testnet.market.settling import close_books, collect, until_settled
+    from deserve_testnet.market.settling import close_books, collect, put_out, until_settled
 
     assert net.market is not None
     await payment.finished()
-    if not await until_settled(client, _SETTLEMENT_DEADLINE_S):
+    if not await until_settled(client, net.market, _SETTLEMENT_DEADLINE_S):
         net.say(f"the coordinator has not settled everything after {_SETTLEMENT_DEADLINE_S:.0f} s")
     await collect(net.market, net.directory)
-    return await close_books(net.market)
+    return dataclasses.replace(await close_books(net.market), put_out=await put_out(client, net.market))
 
 
 async def _download(client: CoordinatorClient, joined: JoinedBatches, directory: Path) -> list[Path]:

@@ -86,6 +86,10 @@ class Books:
         return self._operators.get(node_id, bytes(20))
 
     @property
+    def open_challenges(self) -> int:
+        return len(self._challenges)
+
+    @property
     def totals(self) -> Totals:
         """What the events add up to."""
         return Totals(

@@ -6,6 +6,8 @@ secret of its debtor.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from aiohttp import web
 
 from deserve_coordinator.api.problems import Problem
@@ -17,10 +19,11 @@ __all__ = ["SettlementApi"]
 
 
 class SettlementApi:
-    """Handlers of /v1/settlement."""
+    """Handlers of /v1/settlement. `put_out()`: nodes that an audit has put out, with the reason, by node id."""
 
-    def __init__(self, settlement: Settlement) -> None:
+    def __init__(self, settlement: Settlement, put_out: Callable[[], Mapping[bytes, str]] = dict) -> None:
         self._settlement = settlement
+        self._put_out = put_out
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -56,6 +59,9 @@ class SettlementApi:
                         "paused": settlement.paused.get(found.escrow.batch_id),
                     }
                     for found in escrows
+                ],
+                "put_out": [
+                    {"node_id": "0x" + node.hex(), "reason": reason} for node, reason in self._put_out().items()
                 ],
             }
         )

@@ -109,6 +109,11 @@ class AuditDesk:
         """Why a node may not come back; empty where it may."""
         return self.standings.get(node_id, Standing()).barred
 
+    @property
+    def put_out(self) -> dict[bytes, str]:
+        """Why, by node id, of all that may not come back."""
+        return {node: standing.barred for node, standing in self.standings.items() if standing.barred}
+
     async def undecided(self, batch_id: str) -> int:
         """Rows of a batch whose audits are not over."""
         return await self._store.undecided(batch_id)

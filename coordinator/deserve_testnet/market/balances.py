@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from deserve_ledger.amounts import format_amount
@@ -29,11 +29,14 @@ class BalanceTable:
     lines: tuple[Line, ...]
     burnt: int
     decimals: int
+    put_out: Mapping[str, str] = field(default_factory=dict)
+    """Nodes that an audit has put out, and why."""
 
     def as_json(self) -> dict[str, Any]:
         return {
             "burnt": str(self.burnt),
             "decimals": self.decimals,
+            "put_out": dict(self.put_out),
             "accounts": [
                 {"party": line.party, "address": line.address}
                 | {name: str(amount) for name, amount in asdict(line.account).items()}
@@ -53,7 +56,8 @@ class BalanceTable:
             "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
             for row in rows
         ]
-        return "\n".join([*text, f"burnt  {self._shown(self.burnt)}"])
+        out = [f"put out  {name}: {reason}" for name, reason in self.put_out.items()]
+        return "\n".join([*text, f"burnt  {self._shown(self.burnt)}", *out])
 
     def _shown(self, amount: int) -> str:
         return format_amount(amount, self.decimals) if amount >= 0 else f"-{format_amount(-amount, self.decimals)}"

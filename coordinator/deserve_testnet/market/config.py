@@ -30,6 +30,9 @@ class MarketConfig:
     cheats: dict[str, str] = field(default_factory=dict)
     """How a node misbehaves, by its name; see `deserve_node.audit.cheats`."""
 
+    time_control: bool = False
+    """Whether the chain's clock can be turned, for tests that wait for deadlines."""
+
     def __post_init__(self) -> None:
         try:
             parse_prices("--price", self.price, DECIMALS)

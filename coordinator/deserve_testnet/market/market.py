@@ -80,6 +80,7 @@ class Market:
         from deserve_ledger.evm.deploy import deploy
 
         flags = ["--data", str(directory / "chain"), "--listen", f"{address}:0", "--json"]
+        flags += ["--time-control"] if config.time_control else []
         chain = await processes.spawn("ledger", [*command, *flags])
         url = (await chain.first_line(deadline_s))["rpc_url"]
         directory = directory / "market"
@@ -107,6 +108,8 @@ class Market:
         return [
             *("--operator", operator.address, *self._ledger_flags),
             *("--price-prefill", asked[0], "--price-decode", asked[-1]),
+            *("--operator-keystore", str(operator.keystore)),
+            *("--operator-passphrase-file", str(self.parties.passphrase_file)),
             *(() if cheat is None else ("--cheat", cheat)),
         ]
 

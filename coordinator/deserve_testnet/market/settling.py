@@ -15,20 +15,27 @@ from deserve_node.wallet.wallet import STORE_FILE
 from deserve_testnet.market.balances import BalanceTable, balance_table
 from deserve_testnet.market.market import Market
 
-__all__ = ["close_books", "collect", "until_settled"]
+__all__ = ["close_books", "collect", "put_out", "until_settled"]
 
-_POLL_S = 0.2
+_POLL_S = 0.5
 
 
-async def until_settled(client: CoordinatorClient, deadline_s: float) -> bool:
-    """Whether, within `deadline_s`, no escrow was open any more and no pay held back."""
+async def until_settled(client: CoordinatorClient, market: Market, deadline_s: float) -> bool:
+    """Whether, within `deadline_s`, no escrow and no challenge was open any more, and no pay held back."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(deadline_s):
             while True:
-                if _is_settled(await client.settlement()):
+                settlement = await client.settlement()
+                if _is_settled(settlement) and not (await market.books()).open_challenges:
                     return True
                 await asyncio.sleep(_POLL_S)
     return False
+
+
+async def put_out(client: CoordinatorClient, market: Market) -> dict[str, str]:
+    """What the coordinator's audits found, by the name of the node that is out for it: stage, row and evidence."""
+    found = (await client.settlement())["put_out"]
+    return {market.nodes[bytes.fromhex(one["node_id"][2:])]: one["reason"] for one in found}
 
 
 def _is_settled(settlement: dict[str, Any]) -> bool:
