@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+
+@pytest.fixture(autouse=True)
+def usual_recursion_limit() -> None:
+    """py-evm raises it for good when it is imported, and json's decoder then overflows the C stack and never raises."""
+    sys.setrecursionlimit(1_000)
 
 
 def write_byte_tokenizer(directory: Path) -> None:

@@ -18,7 +18,7 @@ from deserve_testnet.errors import UsageError
         ("[[link]]\nfrom = 2\nto = 0\n", r"link\[0\]\.from: no place 2 in a ring of 2"),
         ("[[link]]\nfrom = 0\nto = 0\n", r"link\[0\]\.to: in a ring of 2, place 0 sends to 1"),
         ('[[link]]\nfrom = 0\nto = 1\ncongestion = "fast"\n', r"link\[0\]\.congestion: 'fast' cannot be used here"),
-        ("x = " + "[" * 50_000, "maximum recursion"),
+        ("x = " + "[" * 5000, "maximum recursion"),
         ("[[link]]\nfrom = -1\nto = 0\n", r"link\[0\]\.from: -1"),
     ],
 )

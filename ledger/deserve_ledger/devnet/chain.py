@@ -7,6 +7,7 @@ run ahead of the clock, and every deadline with it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,10 @@ from eth_utils.exceptions import ValidationError
 from deserve_ledger.devnet.accounts import ACCOUNTS, FUNDS_WEI, development_account
 
 __all__ = ["GAS_LIMIT", "Block", "Chain", "Message", "Reverted", "Unknown", "Unminable"]
+
+# py-evm raises it to 12,000 for good when it is imported: so deep that json's decoder overflows the C stack over what a
+# stranger sends before Python notices. The ledger's calls need a tenth.
+sys.setrecursionlimit(1_000)
 
 GAS_LIMIT = 30_000_000
 
