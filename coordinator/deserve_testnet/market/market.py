@@ -40,8 +40,8 @@ TERMS = Terms(
     refund_grace_s=5,
     release_delay_s=60,
     draw_delay_blocks=2,
-    commit_period_s=60,
-    reveal_period_s=60,
+    commit_period_s=30,
+    reveal_period_s=30,
     min_stake=STAKE,
     challenge_bond=10 * TOKEN,
 )
