@@ -126,7 +126,8 @@ def _parts(
 
 
 def cover(c: sqlite3.Connection, batch_id: str) -> int:
-    """Mark the bills that the newest voucher pays for, the oldest first; returns how many."""
+    """Mark the decided bills that the newest voucher pays for, the oldest first, and release what they earned. Returns
+    how many."""
     found = escrow(c, batch_id)
     assert found is not None
     covered, count = found.covered_exact, 0
@@ -141,7 +142,10 @@ def cover(c: sqlite3.Connection, batch_id: str) -> int:
         covered += int(bill["exact"])
         count += 1
         c.execute("UPDATE bills SET covered = 1 WHERE job_id = ? AND position = ?", (found.job_id, bill["position"]))
-        _release(c, found.job_id, bill["position"])
+        c.execute(
+            "UPDATE earnings SET state = 'released' WHERE job_id = ? AND position = ? AND state = 'held'",
+            (found.job_id, bill["position"]),
+        )
     _set_sums(c, batch_id, covered_exact=covered)
     return count
 
@@ -153,7 +157,7 @@ def _set_sums(c: sqlite3.Connection, batch_id: str, **sums: int) -> None:
 
 def decide(c: sqlite3.Connection, keys: Sequence[int]) -> None:
     """No audit of these rows is open any more, and none was failed: what they earned may be credited once paid for."""
-    touched: dict[str, None] = {}
+    due: dict[str, int] = {}
     for key in keys:
         for bill in c.execute(
             "SELECT b.job_id, b.position, b.exact, e.batch_id FROM bills b JOIN escrows e ON e.job_id = b.job_id"
@@ -163,12 +167,11 @@ def decide(c: sqlite3.Connection, keys: Sequence[int]) -> None:
             c.execute(
                 "UPDATE bills SET decided = 1 WHERE job_id = ? AND position = ?", (bill["job_id"], bill["position"])
             )
-            found = escrow(c, bill["batch_id"])
-            assert found is not None
-            _set_sums(c, bill["batch_id"], due_exact=found.due_exact + int(bill["exact"]))
-            touched[bill["batch_id"]] = None
-            _release(c, bill["job_id"], bill["position"])
-    for batch_id in touched:
+            due[bill["batch_id"]] = due.get(bill["batch_id"], 0) + int(bill["exact"])
+    for batch_id, exact in due.items():
+        found = escrow(c, batch_id)
+        assert found is not None
+        _set_sums(c, batch_id, due_exact=found.due_exact + exact)
         cover(c, batch_id)  # a voucher that paid for a refuted row pays for the next one
 
 
@@ -197,14 +200,6 @@ def refute(c: sqlite3.Connection, keys: Sequence[int]) -> None:
             )
             c.execute("DELETE FROM drawn WHERE row = ?", (key,))
             cover(c, bill["batch_id"])
-
-
-def _release(c: sqlite3.Connection, job_id: bytes, position: int) -> None:
-    c.execute(
-        "UPDATE earnings SET state = 'released' WHERE job_id = ? AND position = ? AND state = 'held' AND EXISTS"
-        " (SELECT 1 FROM bills b WHERE b.job_id = ? AND b.position = ? AND b.covered AND b.decided AND NOT b.void)",
-        (job_id, position, job_id, position),
-    )
 
 
 def root_offered(c: sqlite3.Connection, job_id: bytes, root: bytes) -> bool:
