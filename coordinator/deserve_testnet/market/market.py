@@ -25,7 +25,7 @@ from deserve_testnet.market.config import MarketConfig
 from deserve_testnet.market.parties import Parties, Party
 from deserve_testnet.processes import Processes
 
-__all__ = ["STAKE", "TERMS", "TOKEN", "Market"]
+__all__ = ["STAKE", "TERMS", "TOKEN", "Market", "read_on"]
 
 TOKEN = 10**18
 """Base units of a whole token."""
@@ -157,7 +157,12 @@ class Market:
         """Everybody's money, held against the ledger's own sums. Raises `BooksDiffer`."""
         books = Books()
         async with self.ledger(self.parties.payer) as ledger:
-            while events := await ledger.events(books.position):
-                books.read(events)
+            await read_on(books, ledger)
             books.check(await ledger.totals())
         return books
+
+
+async def read_on(books: Books, ledger: Ledger) -> None:
+    """Bring books up to the newest event."""
+    while events := await ledger.events(books.position):
+        books.read(events)

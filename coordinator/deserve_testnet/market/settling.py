@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from deserve_client.api import CoordinatorClient
+from deserve_ledger.books import Books
 from deserve_ledger.claiming import redeem
-from deserve_ledger.credit_file import SignedCredit
 from deserve_node.wallet.store import Debtor, WalletStore
 from deserve_node.wallet.wallet import STORE_FILE
 from deserve_testnet.market.balances import BalanceTable, balance_table
-from deserve_testnet.market.market import Market
+from deserve_testnet.market.market import Market, read_on
 
 __all__ = ["close_books", "collect", "put_out", "until_settled"]
 
@@ -23,10 +23,11 @@ _POLL_S = 0.5
 async def until_settled(client: CoordinatorClient, market: Market, deadline_s: float) -> bool:
     """Whether, within `deadline_s`, no escrow and no challenge was open any more, and no pay held back."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(deadline_s):
+        books = Books()
+        async with asyncio.timeout(deadline_s), market.ledger(market.parties.payer) as ledger:
             while True:
-                settlement = await client.settlement()
-                if _is_settled(settlement) and not (await market.books()).open_challenges:
+                await read_on(books, ledger)
+                if _is_settled(await client.settlement()) and not books.open_challenges:
                     return True
                 await asyncio.sleep(_POLL_S)
     return False
@@ -58,7 +59,7 @@ async def collect(market: Market, directory: Path) -> dict[str, int]:
         paid[name] = 0
         if held is not None:
             async with market.ledger(market.parties.operator(name)) as ledger:
-                paid[name] = (await redeem(ledger, SignedCredit(held.credit, held.signature))).paid
+                paid[name] = (await redeem(ledger, held)).paid
     return paid
 
 
