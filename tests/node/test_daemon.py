@@ -7,6 +7,7 @@ import contextlib
 import json
 
 import pytest
+from daemon_waits import ENDLESS, rows_of, until
 
 from deserve_network.control_messages import (
     Begin,
@@ -30,22 +31,6 @@ from deserve_network.host import Host
 from deserve_network.identity import generate_identity
 from deserve_node.daemon import Daemon, RefusedError
 from deserve_node.settings import NodeSettings, SettingsError
-
-ENDLESS = 480
-"""Tokens of a row that is surely unfinished when the test goes on."""
-
-
-def rows_of(*reports):
-    return sorted(result.row for report in reports for result in report.results)
-
-
-async def until(condition):
-    """Wait for what shows in this process only."""
-    async with asyncio.timeout(30):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.005)
 
 
 async def test_a_ring_of_one_serves_leases_until_it_is_released(coordinator, start_node, leased):

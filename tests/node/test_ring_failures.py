@@ -7,6 +7,7 @@ import logging
 
 import numpy
 import pytest
+from daemon_waits import ENDLESS, rows_of, until
 
 from deserve_network.control_messages import (
     ModelRef,
@@ -23,22 +24,6 @@ from deserve_network.identity import generate_identity
 from deserve_network.link_session import LinkTimes
 from deserve_network.links import Links
 from deserve_node import member
-
-ENDLESS = 480
-"""Tokens of a row that is surely unfinished when the test goes on."""
-
-
-def rows_of(*reports):
-    return sorted(result.row for report in reports for result in report.results)
-
-
-async def until(condition):
-    """Wait for what shows in this process only."""
-    async with asyncio.timeout(30):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.005)
 
 
 async def test_too_little_memory_fails_the_stage_with_the_reason_and_the_node_lives_on(coordinator, start_node, leased):
